@@ -1,0 +1,38 @@
+"""What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
+
+Public names: read_runs, complete, fit, load, published, Curve, Allocation, InputError. They load on first use, and nothing here
+imports Flax or Orbax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fits.curve import Allocation as Allocation
+    from fits.curve import Curve as Curve
+    from fits.errors import InputError as InputError
+    from fits.fitting import fit as fit
+    from fits.library import load as load
+    from fits.library import published as published
+    from fits.runs import complete as complete
+    from fits.runs import read_runs as read_runs
+
+_HOME = {
+    "Allocation": "fits.curve",
+    "Curve": "fits.curve",
+    "InputError": "fits.errors",
+    "complete": "fits.runs",
+    "fit": "fits.fitting",
+    "load": "fits.library",
+    "published": "fits.library",
+    "read_runs": "fits.runs",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fits' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,69 @@
+"""Curve files: one JSON object with the law, its constants, draws and provenance, and a checksum over all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fits.errors import InputError
+
+if TYPE_CHECKING:
+    from fits.curve import Curve
+
+FORMAT = 1
+_REQUIRED = {"format", "law", "constants"}
+
+
+def write(path: Path, curve: Curve) -> None:
+    """Writes `curve` to `path`, whole or not at all."""
+    fields: dict[str, Any] = {"format": FORMAT}
+    for field in dataclasses.fields(curve):
+        value = getattr(curve, field.name)
+        if field.name == "law":
+            value = value.name
+        elif isinstance(value, np.ndarray):
+            value = value.tolist()
+        if value is not None:
+            fields[field.name] = value
+    fields["checksum"] = checksum(fields)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of a curve file, checked; InputError says what is wrong with it."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a curve file: {error}") from error
+    if not isinstance(fields, dict) or not set(fields) >= _REQUIRED:
+        raise InputError(f"{path}: not a curve file: the keys {', '.join(sorted(_REQUIRED))} are needed")
+    if fields["format"] != FORMAT:
+        raise InputError(f"{path}: format {fields['format']!r} is not known, this isoloss reads {FORMAT}")
+    claimed = fields.pop("checksum", None)
+    if claimed is not None and claimed != checksum(fields):
+        raise InputError(
+            f"{path}: the checksum does not match: the file was edited or cut; fit it again, or remove the checksum to vouch for it"
+        )
+    del fields["format"]
+    known = {"law", "constants", "name", "draws", "residual_sd", "flops_per_param_token", "range", "certificate", "about"}
+    unknown = set(fields) - known
+    if unknown:
+        raise InputError(f"{path}: unknown key {min(unknown)!r}")
+    constants = fields["constants"]
+    if not isinstance(constants, dict) or not all(isinstance(value, int | float) for value in constants.values()):
+        raise InputError(f"{path}: constants must be an object of numbers")
+    return fields
+
+
+def checksum(fields: dict[str, Any]) -> str:
+    """sha256 over the fields in a canonical form."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

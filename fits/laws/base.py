@@ -1,0 +1,29 @@
+"""What a law is to the solver: a function of unconstrained parameters, and the way to and from its named constants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jax import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A family of loss laws.
+
+    `log_loss(theta, inputs)` is written in JAX: theta is the vector that the solver moves, free in every direction, `inputs` the
+    natural logs of `inputs` in their order, (rows, len(inputs)); it returns log loss, (rows,). `to_constants` and
+    `from_constants` (numpy, last axis) translate between theta and the named constants. `starts(inputs, log_loss)` gives
+    starting thetas, (starts, len(theta)), for one table of runs.
+    """
+
+    name: str
+    formula: str
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...]
+    log_loss: Callable[[Array, Array], Array]
+    to_constants: Callable[[np.ndarray], np.ndarray]
+    from_constants: Callable[[np.ndarray], np.ndarray]
+    starts: Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -1,0 +1,40 @@
+"""Curves by name or file: those of the literature ship with the package."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from fits import curve_file
+from fits.curve import Curve, from_fields
+from fits.errors import InputError
+
+
+def published() -> list[str]:
+    """Names of the curves from the literature that ship with the package."""
+    return sorted(
+        entry.name.removesuffix(".json")
+        for entry in resources.files("fits").joinpath("published").iterdir()
+        if entry.name.endswith(".json")
+    )
+
+
+def load(name: str | os.PathLike[str]) -> Curve:
+    """A published curve by its name, or a saved one by its path."""
+    if str(name) in published():
+        return _published(str(name))
+    path = Path(name)
+    if path.suffix == ".json" or path.exists():
+        return from_fields(curve_file.read(path))
+    near = difflib.get_close_matches(str(name), published(), 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"curve {str(name)!r} is not known; {hint}there are {', '.join(published())}, and files ending in .json")
+
+
+@cache
+def _published(name: str) -> Curve:
+    with resources.as_file(resources.files("fits").joinpath("published", f"{name}.json")) as path:
+        return from_fields(curve_file.read(path))
