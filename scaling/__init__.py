@@ -1,0 +1,39 @@
+"""The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
+
+Public names: RunConfig, RunRecord, train, sweep, compute_penalty, Penalty, InputError, and the package `diffusion`. They load on
+first use, so that asking for a penalty does not import Flax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaling import diffusion as diffusion
+    from scaling.errors import InputError as InputError
+    from scaling.penalty import Penalty as Penalty
+    from scaling.penalty import compute_penalty as compute_penalty
+    from scaling.run import RunConfig as RunConfig
+    from scaling.run import RunRecord as RunRecord
+    from scaling.sweeps import sweep as sweep
+    from scaling.training import train as train
+
+_HOME = {
+    "InputError": "scaling.errors",
+    "Penalty": "scaling.penalty",
+    "compute_penalty": "scaling.penalty",
+    "RunConfig": "scaling.run",
+    "RunRecord": "scaling.run",
+    "sweep": "scaling.sweeps",
+    "train": "scaling.training",
+}
+__all__ = [*_HOME, "diffusion"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "diffusion":
+        return importlib.import_module("scaling.diffusion")
+    if name not in _HOME:
+        raise AttributeError(f"module 'scaling' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,89 @@
+"""The access and the performance effect of growing compute efficiency: one curve that shifts, read on two axes.
+
+Pilz, Heim & Brown 2023 (arXiv 2311.15377): price performance h(t) turns dollars into FLOP, algorithmic efficiency a(t) turns FLOP
+into effective compute X = a h i of an investment of i dollars, a curve turns X into performance. Access effect: at equal
+performance the investment falls by the shared growth g_s = g_h g_a a year. Performance effect: at equal investment ln X
+rises by ln g_s a year, for everyone. Both are the same displacement of the curve, along the two axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from fits.curve import Curve
+from scaling.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trends:
+    """Growth factors a year, and the training FLOP that a dollar bought at time 0."""
+
+    price_performance: float = 1.37
+    algorithms: float = 3.0
+    flops_per_usd: float = 4e17
+
+    def __post_init__(self) -> None:
+        _positive(self)
+
+    @property
+    def shared(self) -> float:
+        """Growth of effective compute at constant investment, for every actor."""
+        return self.price_performance * self.algorithms
+
+    def effective_flops(self, usd: float, years: float) -> float:
+        """FLOP of time 0 algorithms that an investment is worth `years` later."""
+        return usd * self.flops_per_usd * self.shared**years
+
+
+@dataclasses.dataclass(frozen=True)
+class Actor:
+    """A budget for its largest training run, growing by `growth` a year; `penalty` divides its compute, `delay_years` its algorithms' age."""
+
+    name: str
+    budget_usd: float
+    growth: float = 1.0
+    penalty: float = 1.0
+    delay_years: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, allowing_zero=("delay_years",))
+
+    def effective_flops(self, trends: Trends, years: float) -> float:
+        """Its effective compute at time `years`."""
+        behind = self.penalty * trends.algorithms**self.delay_years
+        return trends.effective_flops(self.budget_usd * self.growth**years, years) / behind
+
+    def year_of(self, effective_flops: float, trends: Trends) -> float:
+        """When its effective compute reaches `effective_flops`; infinite if it never grows to it."""
+        gap = math.log(effective_flops / self.effective_flops(trends, 0.0))
+        rate = math.log(trends.shared * self.growth)
+        if rate <= 0:
+            return math.inf if gap > 0 else -math.inf
+        return gap / rate
+
+
+def access_cost(curve: Curve, loss: float, trends: Trends, years: float) -> float:
+    """Dollars that reach `loss` at time `years`: i* = X(loss) / (h a). Infinite at or below the irreducible loss."""
+    return curve.compute_for(loss) / trends.effective_flops(1.0, years)
+
+
+def performance(curve: Curve, usd: float, trends: Trends, years: float) -> float:
+    """The loss that `usd` reach at time `years`."""
+    return curve.optimal(trends.effective_flops(usd, years)).loss
+
+
+def diffusion_window(leader: Actor, follower: Actor, trends: Trends, discovery: float) -> float:
+    """Years from the leader's discovery at time `discovery` until the follower has the same capability.
+
+    W = [ln(i_L / i_F) + t0 ln(g_L / g_F) + ln P + delta ln g_a] / ln(g_F g_s); negative where the follower is ahead.
+    """
+    reached = leader.effective_flops(trends, discovery)
+    return follower.year_of(reached, trends) - discovery
+
+
+def _positive(values: Trends | Actor, allowing_zero: tuple[str, ...] = ()) -> None:
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (value == 0 and field.name in allowing_zero))):
+            raise InputError(f"{type(values).__name__.lower()}: {field.name} must be positive and finite, got {value}")

@@ -1,0 +1,73 @@
+"""What the command prints: strict JSON, tables and listings on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def emit(answer: Any) -> None:
+    """One strict JSON object on stdout; what is infinite or undefined is null."""
+    print(json.dumps(_strict(answer), indent=1, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """A message on stderr."""
+    print(text, file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Rows as a table, columns by the first row's keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        shown.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        shown.add_row(*(_text(value) for value in row.values()))
+    console = Console()
+    # A table wider than a pipe's 80 columns would be cut: files and pipes get it whole.
+    console.print(shown, width=None if console.is_terminal else 200)
+
+
+def listing(values: Mapping[str, Any], indent: str = "") -> None:
+    """Keys and values line by line, nested ones indented; empty ones are left out."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{key}:")
+            listing(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+            print(f"{indent}{key}:", *(f"{indent}  - {item}" for item in value), sep="\n")
+        elif value not in (None, "", [], ()):
+            print(f"{indent}{key}: {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return "infinite" if math.isinf(value) else "" if math.isnan(value) else f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_text(item) for item in value) + "]"
+    return str(value)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,341 @@
+"""Figures: each function draws one from numbers and returns it. Colours are those of Okabe & Ito, told apart by everyone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only; no display is needed or touched
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from fits.curve import Curve
+from scaling.multipliers import Multiplier
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#222222",
+)
+STYLE: Any = {
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+DPI = 150
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes the figure as PNG (whole or not at all) and closes it; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    # Without the software stamp the same numbers give the same file.
+    figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    temporary.replace(path)
+    plt.close(figure)
+    return path
+
+
+def _axes(width: float = 7.0, height: float = 4.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes[0])
+
+
+def _power_of_ten(value: float) -> str:
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    mantissa = value / 10**exponent
+    return f"$10^{{{exponent}}}$" if abs(mantissa - 1) < 1e-6 else f"${mantissa:.3g}\\times10^{{{exponent}}}$"
+
+
+def _plain_log_ticks(axis: Axes) -> None:
+    """Losses on a log axis with plain numbers, minor ticks included."""
+    form = FuncFormatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_major_formatter(form)
+    low, high = axis.get_ylim()
+    axis.yaxis.set_minor_formatter(form if high / low < 8 else NullFormatter())
+
+
+def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
+    """Loss against model size, one profile a budget, with the fitted law at that budget; the held-out budget is hollow."""
+    figure, (axis,) = _axes()
+    budgets = sorted(runs["budget"].unique())
+    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(budgets)))
+    for budget, shade in zip(budgets, shades, strict=True):
+        part = runs[runs["budget"] == budget].groupby("params", as_index=False)[["loss", "flops", "tokens"]].mean()
+        held = bool(runs.loc[runs["budget"] == budget, "holdout"].any())
+        axis.plot(part["params"], part["loss"], "o", color=shade, markerfacecolor="white" if held else shade, markersize=6, zorder=3)
+        sizes = np.geomspace(part["params"].min() / 1.25, part["params"].max() * 1.25, 60)
+        # The law wants tokens: those that the budget buys, from the cost per token that these sizes really have.
+        cost = np.exp(np.interp(np.log(sizes), np.log(part["params"]), np.log(part["flops"] / part["tokens"])))
+        axis.plot(sizes, curve.loss(params=sizes, tokens=budget / cost), color=shade, linestyle="--" if held else "-", linewidth=1.4)
+        label = _power_of_ten(budget) + (" held out" if held else "")
+        axis.annotate(
+            label, (part["params"].iloc[-1], part["loss"].iloc[-1]), xytext=(10, 2), textcoords="offset points", color=shade, fontsize=8.5
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="parameters",
+        ylabel="validation loss (nats per byte)",
+        title="isoFLOP profiles: points are runs, lines the fitted law",
+    )
+    axis.margins(x=0.16)
+    _plain_log_ticks(axis)
+    return figure
+
+
+def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_error: float) -> Figure:
+    """Loss against compute: every run, the fitted frontier with its band, and the budget that the fit did not see."""
+    figure, (axis,) = _axes()
+    held = runs["holdout"].astype(bool)
+    grid = np.geomspace(runs["flops"].min() / 1.5, runs["flops"].max() * 10, 120)
+    low, high = np.quantile(curve.frontier_draws(grid), [0.025, 0.975], axis=0)
+    axis.fill_between(grid, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    axis.plot(grid, [curve.optimal(c).loss for c in grid], color=BLUE, linewidth=2)
+    axis.plot(runs.loc[~held, "flops"], runs.loc[~held, "loss"], "o", color=BLACK, alpha=0.55, markersize=4.5)
+    axis.plot(runs.loc[held, "flops"], runs.loc[held, "loss"], "D", color=RED, markersize=6)
+    predicted = curve.loss(params=runs.loc[held, "params"].to_numpy(), tokens=runs.loc[held, "tokens"].to_numpy())
+    axis.plot(runs.loc[held, "flops"], predicted, "_", color=BLUE, markersize=14, markeredgewidth=2)
+    end = curve.optimal(grid[-1]).loss
+    axis.annotate("fitted frontier, 95% band", (grid[-1], end), xytext=(0, 16), textcoords="offset points", color=BLUE, ha="right")
+    if held.any():
+        text = f"held out: median error {error:.2%}\n(no-change baseline {baseline_error:.1%});\nbars: predicted"
+        axis.annotate(
+            text,
+            (runs.loc[held, "flops"].iloc[0], runs.loc[held, "loss"].max()),
+            xytext=(8, 16),
+            textcoords="offset points",
+            color=RED,
+            fontsize=9,
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="training compute (FLOP, exact count)",
+        ylabel="validation loss (nats per byte)",
+        title="The compute-optimal frontier",
+    )
+    _plain_log_ticks(axis)
+    return figure
+
+
+def multiplier_figure(multipliers: dict[str, Multiplier], names: dict[str, str]) -> Figure:
+    """Compute multiplier of each variant: pairs of runs as points along the budget, their mean with its interval beside them."""
+    figure, (axis,) = _axes()
+    colours = dict(zip(multipliers, (ORANGE, GREEN, PURPLE, SKY), strict=False))
+    budgets = sorted({budget for found in multipliers.values() for budget in found.pairs["budget"]})
+    for shift, (arm, found) in enumerate(multipliers.items()):
+        offset = 1 + 0.12 * (shift - (len(multipliers) - 1) / 2)
+        axis.plot(found.pairs["budget"] * offset, found.pairs["multiplier"], "o", color=colours[arm], alpha=0.6)
+        place = max(budgets) * (2.0 + 0.9 * shift)
+        axis.errorbar(
+            [place],
+            [found.value],
+            [[found.value - found.low], [found.high - found.value]],
+            fmt="D",
+            color=colours[arm],
+            capsize=5,
+            markersize=7,
+        )
+        axis.annotate(
+            f"{names.get(arm, arm)}\n{found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]",
+            (place, found.high),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            color=colours[arm],
+            fontsize=9,
+        )
+    axis.axhline(1, color=BLACK, linewidth=1)
+    axis.annotate("no difference", (min(budgets), 1), xytext=(-12, -12), textcoords="offset points", fontsize=8.5)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="training compute of the pair (FLOP)",
+        ylabel="compute multiplier over the baseline",
+        title="Compute saved at equal loss: pairs, mean and 95% interval",
+    )
+    axis.margins(y=0.28, x=0.1)
+    _plain_log_ticks(axis)
+    return figure
+
+
+def penalty_figure(penalties: pd.DataFrame, titles: dict[str, str]) -> Figure:
+    """Penalty of a follower with a 2x structure and a 2x data gap against the leader's compute, a panel a curve, a line a setting."""
+    curves = list(titles)
+    figure, axes = _axes(4.2 * len(curves), 4.8, columns=len(curves))
+    colours = {"free": BLUE, "tokens fixed": ORANGE, "size fixed": PURPLE, "unique data limited": RED}
+    for axis, curve in zip(axes, curves, strict=True):
+        part = penalties[penalties["curve"] == curve]
+        for setting, colour in colours.items():
+            line = part[part["setting"] == setting].sort_values("flops")
+            finite = line[np.isfinite(line["value"])]
+            axis.plot(
+                finite["flops"],
+                finite["value"],
+                color=colour,
+                linewidth=2.2 if setting == "free" else 1.8,
+                linestyle="-" if setting in ("free", "unique data limited") else "--",
+            )
+            if len(finite) < len(line) and len(finite):
+                axis.annotate(
+                    "out of reach",
+                    (finite["flops"].iloc[-1], min(finite["value"].iloc[-1], 60)),
+                    xytext=(-4, 4),
+                    textcoords="offset points",
+                    color=colour,
+                    fontsize=8.5,
+                    ha="right",
+                )
+        axis.set(xscale="log", yscale="log", ylim=(2.5, 120), xlabel="leader's training compute (FLOP)", title=titles[curve])
+        _plain_log_ticks(axis)
+        axis.set_yticks([4, 5, 10, 20, 50, 100])
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("compute penalty at equal loss (structure 2x, data 2x)")
+    for setting, colour in colours.items():
+        axes[0].plot([], [], color=colour, linestyle="-" if setting in ("free", "unique data limited") else "--", label=setting)
+    axes[0].legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -> Figure:
+    """Loss against investment at two dates: the curve's shift read as access (across) and performance (down), with two actors."""
+    figure, (axis,) = _axes()
+    dates = sorted(table["years"].unique())
+    for years, colour in zip(dates, (SKY, BLUE), strict=True):
+        line = table[table["years"] == years]
+        axis.plot(line["usd"], line["loss"], color=colour, linewidth=2.2)
+        axis.annotate(
+            "today" if years == 0 else f"{years:g} years on",
+            (line["usd"].iloc[2], line["loss"].iloc[2]),
+            xytext=(6, 6),
+            textcoords="offset points",
+            color=colour,
+        )
+    arrow = {"arrowstyle": "->", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate(
+        "",
+        (marks["access_usd"], marks["leader_loss_before"]),
+        (marks["leader_usd"], marks["leader_loss_before"]),
+        arrowprops=arrow | {"color": GREEN},
+    )
+    axis.annotate(
+        "",
+        (marks["leader_usd"], marks["leader_loss_after"]),
+        (marks["leader_usd"], marks["leader_loss_before"]),
+        arrowprops=arrow | {"color": ORANGE},
+    )
+    middle = np.sqrt(marks["access_usd"] * marks["leader_usd"])
+    axis.annotate(
+        f"access effect: the same loss\nfor 1/{marks['leader_usd'] / marks['access_usd']:.0f} of the money",
+        (middle, marks["leader_loss_before"]),
+        xytext=(0, 8),
+        textcoords="offset points",
+        color=GREEN,
+        ha="center",
+        fontsize=9,
+    )
+    axis.annotate(
+        "performance\neffect",
+        (marks["leader_usd"], (marks["leader_loss_before"] + marks["leader_loss_after"]) / 2),
+        xytext=(8, -8),
+        textcoords="offset points",
+        color=ORANGE,
+        fontsize=9,
+    )
+    for who, colour in (("leader", BLACK), ("follower", RED)):
+        for when, fill in (("before", "white"), ("after", colour)):
+            axis.plot(marks[f"{who}_usd"], marks[f"{who}_loss_{when}"], "o", color=colour, markerfacecolor=fill, markersize=8, zorder=4)
+        axis.annotate(
+            who,
+            (marks[f"{who}_usd"], marks[f"{who}_loss_after"]),
+            xytext=(0, -18),
+            textcoords="offset points",
+            color=colour,
+            ha="center",
+            fontsize=9,
+        )
+    axis.set(xscale="log", xlabel="investment in one training run (US dollars)", ylabel="loss of the curve (nats per token)", title=title)
+    return figure
+
+
+def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
+    """Optimal loss against compute of published curves, with the band of those that have draws, and how far they extrapolate."""
+    figure, (axis,) = _axes()
+    grid = np.geomspace(1e18, 1e29, 200)
+    for curve, colour in zip(curves, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+        line = np.array([curve.optimal(c).loss for c in grid])
+        if curve.draws is not None:
+            low, high = np.quantile(curve.frontier_draws(grid), [0.025, 0.975], axis=0)
+            axis.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+        inside = grid <= curve.range["flops"][1]
+        axis.plot(grid[inside], line[inside], color=colour, linewidth=2.4)
+        axis.plot(grid[~inside], line[~inside], color=colour, linewidth=1.6, linestyle="--")
+        axis.annotate(
+            f"{curve.name}{', 95% band' if curve.draws is not None else ''}",
+            (grid[-1], line[-1]),
+            xytext=(0, 8),
+            textcoords="offset points",
+            color=colour,
+            ha="right",
+        )
+    axis.axvline(max(curve.range["flops"][1] for curve in curves), color=BLACK, linewidth=0.8, linestyle=":")
+    axis.annotate(
+        "end of the data",
+        (max(curve.range["flops"][1] for curve in curves), axis.get_ylim()[1]),
+        xytext=(4, -12),
+        textcoords="offset points",
+        fontsize=8.5,
+    )
+    axis.set(
+        xscale="log",
+        xlabel="training compute (FLOP)",
+        ylabel="optimal loss (nats per token)",
+        title="Published compute-optimal frontiers, extrapolated to 1e29 FLOP",
+    )
+    return figure
+
+
+def fit_figure(curve: Curve, runs: pd.DataFrame) -> Figure:
+    """Predicted against measured loss, and residuals against compute."""
+    figure, (left, right) = _axes(9.5, 4.4, columns=2)
+    predicted = curve.loss(params=runs["params"].to_numpy(), tokens=runs["tokens"].to_numpy())
+    residual = np.log(runs["loss"].to_numpy() / predicted)
+    ends = [float(min(predicted.min(), runs["loss"].min())), float(max(predicted.max(), runs["loss"].max()))]
+    left.plot(ends, ends, color=BLACK, linewidth=1)
+    left.plot(predicted, runs["loss"], "o", color=BLUE, markersize=4, alpha=0.6)
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="predicted loss (nats per token)",
+        ylabel="measured loss",
+        title=f"{curve.law.name}: {len(runs)} runs",
+    )
+    right.axhline(0, color=BLACK, linewidth=1)
+    right.plot(runs["flops"], 100 * residual, "o", color=BLUE, markersize=4, alpha=0.6)
+    right.set(xscale="log", xlabel="training compute (FLOP)", ylabel="residual of log loss (%)", title="Residuals")
+    _plain_log_ticks(left)
+    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    left.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure

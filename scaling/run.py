@@ -1,0 +1,157 @@
+"""What a run is: its configuration (from which its identity follows) and the record it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+from models.config import ModelConfig
+from scaling import recipe
+from scaling.errors import InputError
+
+# Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
+NUMERICS_VERSION = 1
+
+SCHEDULES = ("wsd", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run. What is None follows from `scaling.recipe`.
+
+    `tokens` is rounded down to whole steps of `batch` sequences. Peak learning rate, warm-up and decay are fractions of the run's own
+    horizon. `epochs` is how often a token may be seen at most: more tokens than the corpus has are refused without it.
+    `micro_batch` sequences go through the model at once; the gradient of a step is the mean over its micro-batches.
+    """
+
+    model: ModelConfig
+    tokens: int
+    corpus: str = "python-source"
+    precision: str = "fp32"
+    seed: int = 0
+    arm: str = "dense"
+    batch: int | None = None
+    micro_batch: int = 2
+    learning_rate: float | None = None
+    schedule: str = "wsd"
+    warmup: float = 0.1
+    decay: float = 0.3
+    weight_decay: float = 0.1
+    balance_loss: float = 0.01
+    epochs: int = 1
+    validation_tokens: int = 131_072
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "micro_batch", "epochs", "validation_tokens"):
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
+            )
+        _require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}", self, "schedule")
+        for name in ("warmup", "decay"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)
+        _require(self.warmup + self.decay <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
+        for name in ("weight_decay", "balance_loss"):
+            _require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", recipe.learning_rate(self.tokens))
+        _require(math.isfinite(self.peak) and self.peak > 0, "learning_rate must be positive", self, "learning_rate")
+        if self.batch is None:
+            object.__setattr__(self, "batch", recipe.batch_sequences(self.tokens, self.model.context))
+        _require(self.sequences >= 1, "batch must be at least 1", self, "batch")
+        if self.micro_batch > self.sequences:
+            object.__setattr__(self, "micro_batch", self.sequences)
+        _require(self.sequences % self.micro_batch == 0, f"batch = {self.batch} is not a multiple of micro_batch", self, "micro_batch")
+        _require(
+            self.steps >= recipe.MIN_STEPS,
+            f"tokens give {self.steps} steps of {self.sequences} x {self.model.context} tokens; at least {recipe.MIN_STEPS} are needed",
+            self,
+            "tokens",
+        )
+
+    @property
+    def sequences(self) -> int:
+        assert self.batch is not None  # set in __post_init__
+        return self.batch
+
+    @property
+    def peak(self) -> float:
+        assert self.learning_rate is not None  # set in __post_init__
+        return self.learning_rate
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // (self.sequences * self.model.context)
+
+    @property
+    def tokens_trained(self) -> int:
+        return self.steps * self.sequences * self.model.context
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> RunConfig:
+        fields = dict(fields)
+        return cls(model=ModelConfig(**fields.pop("model")), **fields)
+
+
+def run_id(config: RunConfig, corpus_id: str, threads: int) -> str:
+    """The identity of a run: 16 hex digits of the hash of everything that its result may depend on, bit for bit.
+
+    The name of the arm is a label and left out, so that two plans that call the same run differently train it once.
+    """
+    fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "numerics": NUMERICS_VERSION}
+    del fields["arm"]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run leaves. Losses are nats per token on the corpus' validation set; `status` is done or diverged.
+
+    `flops` is the exact training count (`models.accounting`); `loss_se` the standard error over validation sequences.
+    """
+
+    run_id: str
+    corpus: str
+    arm: str
+    precision: str
+    seed: int
+    params: int
+    active_params: int
+    non_embedding_params: int
+    tokens: int
+    unique_tokens: int
+    flops: float
+    loss: float | None
+    loss_se: float | None
+    status: str
+    reason: str
+    width: int
+    layers: int
+    experts: int
+    batch: int
+    steps: int
+    learning_rate: float
+    flops_causal: float
+    train_seconds: float
+    compile_seconds: float
+    evaluation_seconds: float
+    tokens_per_second: float
+    threads: int
+    device: str
+    versions: dict[str, str]
+    config: dict[str, Any]
+    train_loss: list[float]  # nats per token, mean over equal parts of the run
+    expert_load_max: float | None  # largest share of the load over experts and layers, times the number of experts; 1 is balanced
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _require(condition: bool, message: str, config: RunConfig, name: str) -> None:
+    if not condition:
+        raise InputError(f"run: {message}, got {name} = {getattr(config, name)!r}")

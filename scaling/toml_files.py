@@ -1,0 +1,44 @@
+"""TOML files with strict keys: read, checked, and refused in one line that names file and key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+
+from scaling.errors import InputError
+
+PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+class Strict(pydantic.BaseModel):
+    """A table of a file: unknown keys are refused, nothing changes after reading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a dict; InputError where it is missing or malformed."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def validated(model: type[M], fields: dict[str, Any], where: str) -> M:
+    """`model` from `fields`; the first of pydantic's complaints becomes one line that names the key."""
+    try:
+        return model.model_validate(fields)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{where}: unknown key {key!r}") from error
+        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        raise InputError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{got}") from error
