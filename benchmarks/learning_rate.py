@@ -1,4 +1,4 @@
-"""The search behind the learning-rate rule: 2 widths x 2 horizons x 5 rates x 2 seeds, about 4 minutes on two cores.
+"""The search behind the learning-rate rule: 2 widths x 2 horizons x 5 rates x 2 seeds, at the demo's context, about 4 minutes on two cores.
 
     python benchmarks/learning_rate.py [--store FILE]
 
@@ -21,7 +21,7 @@ from scaling.plan import Job
 from scaling.run import RunConfig, run_id
 from scaling.store import Store
 
-WIDTHS, HORIZONS, RATES, SEEDS = (32, 64), (300_000, 1_200_000), (0.0015, 0.003, 0.006, 0.012, 0.024), (0, 1)
+WIDTHS, HORIZONS, RATES, SEEDS, CONTEXT = (32, 64), (300_000, 1_200_000), (0.0015, 0.003, 0.006, 0.012, 0.024), (0, 1), 64
 
 
 def main() -> None:
@@ -30,7 +30,10 @@ def main() -> None:
     store = Store(parser.parse_args().store)
     corpus = load_corpus("python-source")
     cells = itertools.product(WIDTHS, HORIZONS, RATES, SEEDS)
-    configs = [RunConfig(models.ladder(width), tokens, corpus.id, seed=seed, learning_rate=rate) for width, tokens, rate, seed in cells]
+    configs = [
+        RunConfig(models.ladder(width, context=CONTEXT), tokens, corpus.id, seed=seed, learning_rate=rate)
+        for width, tokens, rate, seed in cells
+    ]
     ids = {config: run_id(config, corpus.id, engines.WORKER_THREADS) for config in configs}
     todo = [Job(config, 0.0, False) for config in configs if ids[config] not in store.finished()]
     listener = engines.Listener(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from importlib import resources
@@ -17,7 +16,7 @@ from rich.table import Table
 
 import fits
 from fits.curve import Curve
-from scaling import sweeps
+from scaling import output, sweeps
 from scaling.diffusion import Actor, Trends, access_cost, diffusion_window, performance
 from scaling.errors import InputError
 from scaling.multipliers import Multiplier, measure_multiplier
@@ -27,11 +26,12 @@ from scaling.store import COLUMNS
 
 PUBLISHED = ("besiroglu2024", "hoffmann2022")
 PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
-# The stock of public human text (Villalobos et al. 2024: 300T tokens, 90% interval 100T-1000T); a token of a published curve is
-# taken as 4 bytes where the law counts bytes.
-UNIQUE_TOKENS = 300e12
+# A large filtered corpus, and the stock of public human text (Villalobos et al. 2024: 300T tokens, 90% interval 100T-1000T). A token
+# is taken as 4 bytes where the law counts bytes.
+UNIQUE_TOKENS = {"15T unique tokens": 15e12, "300T unique tokens": 300e12}
 BYTES_PER_TOKEN = 4
 BOOTSTRAP = 1000
+_RUN_COLUMNS = ("budget", "holdout", "width", "steps", "batch", "learning_rate", "train_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,8 @@ class Demo:
     seconds: float
 
     def results(self) -> dict[str, Any]:
-        penalties = self.penalties.astype(object).where(np.isfinite(self.penalties["value"]) | (self.penalties.columns != "value"), None)
-        return {
-            "runs": json.loads(
-                self.runs[[*COLUMNS, "budget", "holdout", "width", "steps", "batch", "learning_rate", "train_seconds"]].to_json(
-                    orient="records", double_precision=15
-                )
-            ),
+        results = {
+            "runs": self.runs[[*COLUMNS, *_RUN_COLUMNS]].to_dict(orient="records"),
             "fit": {
                 "law": self.curve.law.name,
                 "constants": self.curve.constants,
@@ -68,10 +63,11 @@ class Demo:
                 arm: {"value": found.value, "low": found.low, "high": found.high, "pairs": len(found.pairs)}
                 for arm, found in self.multipliers.items()
             },
-            "penalty": penalties.to_dict(orient="records"),
+            "penalty": self.penalties.to_dict(orient="records"),
             "diffusion": self.diffusion,
             "seconds": self.seconds,
         }
+        return output.strict(results)
 
 
 def run_demo(
@@ -147,13 +143,9 @@ def penalty_table(curves: dict[str, Curve], structure: float = 2.0, data: float 
     """Penalty of a follower with both gaps at 1e21-1e29 FLOP: free, tokens fixed, size fixed, unique data limited; infinite where out of reach."""
     rows = []
     for name, curve in curves.items():
-        unique = UNIQUE_TOKENS * (BYTES_PER_TOKEN if name == "demo" else 1)
-        settings: dict[str, dict[str, Any]] = {
-            "free": {},
-            "tokens fixed": {"fixed": "tokens"},
-            "size fixed": {"fixed": "params"},
-            "unique data limited": {"unique_tokens": unique},
-        }
+        unit = BYTES_PER_TOKEN if name == "demo" else 1
+        settings: dict[str, dict[str, Any]] = {"free": {}, "tokens fixed": {"fixed": "tokens"}, "size fixed": {"fixed": "params"}}
+        settings |= {setting: {"unique_tokens": unit * tokens} for setting, tokens in UNIQUE_TOKENS.items()}
         for setting, arguments in settings.items():
             for flops in PENALTY_FLOPS:
                 penalty = compute_penalty(curve, flops=float(flops), structure=structure, data=data, **arguments)

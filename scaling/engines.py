@@ -134,7 +134,12 @@ def _start(log: IO[str]) -> subprocess.Popen[str]:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {"NPROC": str(WORKER_THREADS), "XLA_FLAGS": flags.strip(), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "scaling.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        [sys.executable, "-P", "-m", "scaling.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 def emit(answer: Any) -> None:
     """One strict JSON object on stdout; what is infinite or undefined is null."""
-    print(json.dumps(_strict(answer), indent=1, allow_nan=False))
+    print(json.dumps(strict(answer), indent=1, allow_nan=False))
 
 
 def note(text: str) -> None:
@@ -61,11 +61,12 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """`value` as strict JSON knows it: plain numbers, null for what is infinite or undefined."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if hasattr(value, "item"):  # a numpy scalar
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -86,9 +86,8 @@ def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
         held = bool(runs.loc[runs["budget"] == budget, "holdout"].any())
         axis.plot(part["params"], part["loss"], "o", color=shade, markerfacecolor="white" if held else shade, markersize=6, zorder=3)
         sizes = np.geomspace(part["params"].min() / 1.25, part["params"].max() * 1.25, 60)
-        # The law wants tokens: those that the budget buys, from the cost per token that these sizes really have.
-        cost = np.exp(np.interp(np.log(sizes), np.log(part["params"]), np.log(part["flops"] / part["tokens"])))
-        axis.plot(sizes, curve.loss(params=sizes, tokens=budget / cost), color=shade, linestyle="--" if held else "-", linewidth=1.4)
+        tokens = budget / _flops_per_token(runs, sizes)
+        axis.plot(sizes, curve.loss(params=sizes, tokens=tokens), color=shade, linestyle="--" if held else "-", linewidth=1.4)
         label = _power_of_ten(budget) + (" held out" if held else "")
         axis.annotate(
             label, (part["params"].iloc[-1], part["loss"].iloc[-1]), xytext=(10, 2), textcoords="offset points", color=shade, fontsize=8.5
@@ -105,6 +104,13 @@ def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
     return figure
 
 
+def _flops_per_token(runs: pd.DataFrame, sizes: np.ndarray) -> np.ndarray:
+    """FLOP per token at other sizes than the runs': smooth in log size through what the runs really cost."""
+    cost = (runs["flops"] / runs["tokens"]).groupby(runs["params"]).first()
+    degree = min(2, len(cost) - 1)
+    return np.exp(np.polyval(np.polyfit(np.log(cost.index.to_numpy(float)), np.log(cost.to_numpy(float)), degree), np.log(sizes)))
+
+
 def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_error: float) -> Figure:
     """Loss against compute: every run, the fitted frontier with its band, and the budget that the fit did not see."""
     figure, (axis,) = _axes()
@@ -118,7 +124,7 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
     predicted = curve.loss(params=runs.loc[held, "params"].to_numpy(), tokens=runs.loc[held, "tokens"].to_numpy())
     axis.plot(runs.loc[held, "flops"], predicted, "_", color=BLUE, markersize=14, markeredgewidth=2)
     end = curve.optimal(grid[-1]).loss
-    axis.annotate("fitted frontier, 95% band", (grid[-1], end), xytext=(0, 16), textcoords="offset points", color=BLUE, ha="right")
+    axis.annotate("fitted frontier,\n95% band", (grid[-1], end), xytext=(0, 12), textcoords="offset points", color=BLUE, ha="right")
     if held.any():
         text = f"held out: median error {error:.2%}\n(no-change baseline {baseline_error:.1%});\nbars: predicted"
         axis.annotate(
@@ -185,36 +191,23 @@ def penalty_figure(penalties: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Penalty of a follower with a 2x structure and a 2x data gap against the leader's compute, a panel a curve, a line a setting."""
     curves = list(titles)
     figure, axes = _axes(4.2 * len(curves), 4.8, columns=len(curves))
-    colours = {"free": BLUE, "tokens fixed": ORANGE, "size fixed": PURPLE, "unique data limited": RED}
+    lines: dict[str, Any] = {
+        "free": {"color": BLUE, "linewidth": 2.4},
+        "tokens fixed": {"color": ORANGE, "linewidth": 3.0, "alpha": 0.6},
+        "size fixed": {"color": PURPLE, "linewidth": 1.6, "linestyle": "--"},
+        "15T unique tokens": {"color": RED, "linewidth": 2.0},
+        "300T unique tokens": {"color": GREEN, "linewidth": 2.0},
+    }
     for axis, curve in zip(axes, curves, strict=True):
         part = penalties[penalties["curve"] == curve]
-        for setting, colour in colours.items():
-            line = part[part["setting"] == setting].sort_values("flops")
-            finite = line[np.isfinite(line["value"])]
-            axis.plot(
-                finite["flops"],
-                finite["value"],
-                color=colour,
-                linewidth=2.2 if setting == "free" else 1.8,
-                linestyle="-" if setting in ("free", "unique data limited") else "--",
-            )
-            if len(finite) < len(line) and len(finite):
-                axis.annotate(
-                    "out of reach",
-                    (finite["flops"].iloc[-1], min(finite["value"].iloc[-1], 60)),
-                    xytext=(-4, 4),
-                    textcoords="offset points",
-                    color=colour,
-                    fontsize=8.5,
-                    ha="right",
-                )
-        axis.set(xscale="log", yscale="log", ylim=(2.5, 120), xlabel="leader's training compute (FLOP)", title=titles[curve])
+        for setting, style in lines.items():
+            line = part[(part["setting"] == setting) & np.isfinite(part["value"])].sort_values("flops")
+            axis.plot(line["flops"], line["value"], label=setting, **style)
+        axis.set(xscale="log", yscale="log", ylim=(3.4, 120), xlabel="leader's training compute (FLOP)", title=titles[curve])
         _plain_log_ticks(axis)
         axis.set_yticks([4, 5, 10, 20, 50, 100])
         axis.yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("compute penalty at equal loss (structure 2x, data 2x)")
-    for setting, colour in colours.items():
-        axes[0].plot([], [], color=colour, linestyle="-" if setting in ("free", "unique data limited") else "--", label=setting)
     axes[0].legend(loc="upper left", fontsize=9)
     return figure
 
@@ -244,37 +237,37 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
         "",
         (marks["leader_usd"], marks["leader_loss_after"]),
         (marks["leader_usd"], marks["leader_loss_before"]),
-        arrowprops=arrow | {"color": ORANGE},
+        arrowprops=arrow | {"color": RED},
     )
-    middle = np.sqrt(marks["access_usd"] * marks["leader_usd"])
+    cheaper = marks["leader_usd"] / marks["access_usd"]
     axis.annotate(
-        f"access effect: the same loss\nfor 1/{marks['leader_usd'] / marks['access_usd']:.0f} of the money",
-        (middle, marks["leader_loss_before"]),
-        xytext=(0, 8),
+        f"access effect:\nthe same loss for\n1/{cheaper:.0f} of the money",
+        (marks["access_usd"], marks["leader_loss_before"]),
+        xytext=(4, 5),
         textcoords="offset points",
         color=GREEN,
-        ha="center",
         fontsize=9,
     )
     axis.annotate(
-        "performance\neffect",
+        "performance\neffect: a lower\nloss for the same",
         (marks["leader_usd"], (marks["leader_loss_before"] + marks["leader_loss_after"]) / 2),
-        xytext=(8, -8),
+        xytext=(-8, 0),
         textcoords="offset points",
-        color=ORANGE,
+        color=RED,
         fontsize=9,
+        ha="right",
+        va="center",
     )
-    for who, colour in (("leader", BLACK), ("follower", RED)):
+    for who, colour, side in (("leader", BLACK, (10, 4)), ("follower", PURPLE, (-10, -4))):
         for when, fill in (("before", "white"), ("after", colour)):
             axis.plot(marks[f"{who}_usd"], marks[f"{who}_loss_{when}"], "o", color=colour, markerfacecolor=fill, markersize=8, zorder=4)
         axis.annotate(
             who,
-            (marks[f"{who}_usd"], marks[f"{who}_loss_after"]),
-            xytext=(0, -18),
+            (marks[f"{who}_usd"], marks[f"{who}_loss_before"]),
+            xytext=side,
             textcoords="offset points",
             color=colour,
-            ha="center",
-            fontsize=9,
+            ha="left" if side[0] > 0 else "right",
         )
     axis.set(xscale="log", xlabel="investment in one training run (US dollars)", ylabel="loss of the curve (nats per token)", title=title)
     return figure

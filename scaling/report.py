@@ -77,7 +77,7 @@ def demo_figures(demo: Demo, baseline: str, curves: dict[str, Curve]) -> Iterabl
     titles = {"demo": "this demo's runs (bytes)", "besiroglu2024": "Besiroglu et al. 2024", "hoffmann2022": "Hoffmann et al. 2022"}
     caption = (
         "The compute penalty of a lab that is 2x behind in structure and 2x in data: exactly 4 if it may choose size and tokens freely; more where tokens or"
-        " size are fixed, and far more once 300T unique tokens (at 4 bytes a token for the byte-level runs) run out. The demo's law is"
+        " size are fixed, and far more once unique tokens (at 4 bytes a token for the byte-level runs) run out. The demo's law is"
         " extrapolated by many decades and shown for its shape."
     )
     yield "penalty", plots.penalty_figure(demo.penalties, {name: titles.get(name, name) for name in curves}), caption

@@ -1,0 +1,135 @@
+"""The command: strict JSON, one line for bad input, and a working folder that must not matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fits.planted import TRUTH, planted
+
+ISOLOSS = Path(sys.executable).with_name("isoloss")
+
+
+def isoloss(*arguments, cwd=None):
+    return subprocess.run([ISOLOSS, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=os.environ, timeout=300)
+
+
+def answer(*arguments, cwd=None):
+    def refuse(word):
+        raise AssertionError(f"{word} is not strict JSON")
+
+    run = isoloss(*arguments, "--json", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout, parse_constant=refuse)
+
+
+@pytest.fixture
+def table(tmp_path):
+    planted(36, 1e-3).rename(columns={"params": "Model Size", "loss": "Final loss"}).to_csv(tmp_path / "runs.csv", index=False)
+    return tmp_path / "runs.csv"
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = "import sys; sys.argv = ['isoloss', '--help']\nfrom scaling.cli import main\ntry:\n main()\nexcept SystemExit: pass\n"
+    code += "heavy = {'jax', 'flax', 'orbax', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", "import fits, sys; assert not {'jax', 'flax', 'pandas'} & set(sys.modules)"], check=True)
+
+
+def test_fit_from_a_table_and_from_a_job_agree(table, tmp_path):
+    columns = ["--columns", "params=Model Size", "--columns", "loss=Final loss"]
+    direct = answer(
+        "fit", table, "--law", "chinchilla", *columns, "--where", "Final loss < 9", "--bootstrap", 50, "--out", tmp_path / "direct.json"
+    )
+    assert set(direct) >= {"law", "constants", "interval", "certificate", "rows", "range", "seconds"}
+    assert direct["constants"]["alpha"] == pytest.approx(TRUTH["alpha"], rel=0.05)
+    low, high = direct["interval"]["alpha"]
+    assert low < direct["constants"]["alpha"] < high
+    job = tmp_path / "job.toml"
+    job.write_text(
+        '[data]\npath = "runs.csv"\ncolumns = {params = "Model Size", loss = "Final loss"}\nwhere = "Final loss < 9"\n'
+        '[fit]\nlaws = ["chinchilla"]\nobjective = "log-huber"\ndelta = 1e-3\nbootstrap = 50\nseed = 0\n'
+        '[output]\ncurve = "mine.json"\nfigures = "figures/"\n'
+    )
+    by_job = answer("fit", job)
+    assert by_job["constants"] == direct["constants"]
+    assert (tmp_path / "figures" / "chinchilla-fit.png").stat().st_size > 10_000
+    shown = answer("curves", tmp_path / "mine.json", "--flops", 1e22)
+    assert shown["optimal"]["params"] > 0
+    assert shown["decades_outside"] == 0 or shown["decades_outside"] > 0
+
+
+def test_curves_list_show_predict_and_optimum():
+    names = {row["name"] for row in answer("curves")["curves"]}
+    assert {"besiroglu2024", "hoffmann2022"} <= names
+    shown = answer("curves", "besiroglu2024", "--params", 7e10, "--tokens", 1.4e12)
+    assert shown["loss"] == pytest.approx(1.9735, rel=1e-4)
+    assert answer("curves", "hoffmann2022", "--flops", 5.76e23)["optimal"]["params"] == pytest.approx(4.036e10, rel=1e-3)
+
+
+def test_penalty_is_strict_json_even_where_it_is_infinite():
+    found = answer("penalty", "besiroglu2024", "--flops", 1e24, "--structure", 2, "--data", 2)
+    assert found["value"] == pytest.approx(4, rel=1e-9)
+    assert set(found) >= {"value", "feasible", "reason", "leader", "follower", "decades_outside"}
+    wall = answer("penalty", "besiroglu2024", "--flops", 1e24, "--data", 8, "--fixed", "tokens")
+    assert (wall["value"], wall["feasible"]) == (None, False)
+    assert wall["reason"]
+    human = isoloss("penalty", "besiroglu2024", "--flops", 1e27, "--structure", 2)
+    assert "decades of compute beyond" in human.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "none.csv"], "no such file"),
+        (["fit", "none.toml"], "no such file"),
+        (["fit", "runs.csv", "--law", "kaplan"], "law 'kaplan'"),
+        (["fit", "runs.csv", "--columns", "params"], "NAME=COLUMN"),
+        (["fit", "runs.csv", "--delta", "-1"], "delta"),
+        (["fit", "runs.csv", "--columns", "params=Model Size"], "no column 'loss'"),
+        (["curves", "besiroglu"], "did you mean 'besiroglu2024'"),
+        (["curves", "besiroglu2024", "--params", "1e9"], "go together"),
+        (["curves", "besiroglu2024", "--flops", "-1"], "flops must be positive"),
+        (["penalty", "besiroglu2024", "--flops", "nan"], "flops must be positive"),
+        (["penalty", "besiroglu2024"], "--flops"),
+        (["sweep", "none.toml", "--store", "s.sqlite"], "no such file"),
+        (["runs", "none.sqlite"], "no such store"),
+        (["demo", "--out", "runs.csv"], "is a file"),
+        (["data", "inspect", "none.txt"], "neither"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(table, tmp_path, arguments, says):
+    before = sorted(tmp_path.rglob("*"))
+    run = isoloss(*arguments, cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    assert says in run.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unknown_keys_of_a_job_are_named(table, tmp_path):
+    (tmp_path / "job.toml").write_text('[data]\npath = "runs.csv"\n[fit]\nbootstraps = 3\n')
+    run = isoloss("fit", "job.toml", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "unknown key 'fit.bootstraps'" in run.stderr
+
+
+def test_works_in_a_folder_that_has_a_models_of_its_own(text_folder, tmp_path):
+    """The package's import names are generic: a user's own models/, fits.py or scaling/ must not be taken for them."""
+    for name in ("models", "scaling"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package was imported')\n")
+    (tmp_path / "fits.py").write_text("raise RuntimeError('the wrong module was imported')\n")
+    (tmp_path / "plan.toml").write_text(
+        f'corpus = "{text_folder}"\n[ladder]\nwidths = [16]\ncontext = 32\n[budgets]\nflops = [1.5e9]\n[train]\nvalidation_tokens = 1024\n'
+    )
+    runs = answer("sweep", "plan.toml", "--store", "runs.sqlite", cwd=tmp_path)["runs"]
+    assert [run["status"] for run in runs] == ["done"]
+    assert answer("runs", "runs.sqlite", cwd=tmp_path)["runs"][0]["loss"] == runs[0]["loss"]
+    assert answer("runs", "runs.sqlite", "--where", "loss > 99", cwd=tmp_path)["runs"] == []

@@ -1,0 +1,65 @@
+"""A planted compute multiplier is found from pairs of runs, and no difference gives one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fits
+from scaling import InputError
+from scaling.multipliers import measure_multiplier
+
+CURVE = fits.load("besiroglu2024")
+
+
+def runs(multiplier: float, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Runs of a lab whose compute is worth `multiplier` times as much: losses at N sqrt(s), D sqrt(s)."""
+    rows = []
+    for budget in (1e20, 1e21, 1e22):
+        best = CURVE.optimal(budget)
+        for width, ratio in enumerate((0.5, 1, 2)):
+            params, tokens = best.params * ratio, best.tokens / ratio
+            loss = CURVE.loss(params=params * multiplier**0.5, tokens=tokens * multiplier**0.5)
+            rows.append(
+                {
+                    "width": width,
+                    "budget": budget,
+                    "seed": 0,
+                    "params": params,
+                    "tokens": tokens,
+                    "flops": budget,
+                    "loss": loss,
+                    "status": "done",
+                }
+            )
+    frame = pd.DataFrame(rows)
+    return frame.assign(loss=frame["loss"] * np.exp(np.random.default_rng(seed).normal(0, noise, len(frame))))
+
+
+@pytest.mark.parametrize("planted", [0.5, 1.0, 2.0, 4.0])
+def test_planted_multiplier_is_found(planted):
+    found = measure_multiplier(CURVE, runs(1.0), runs(planted))
+    assert found.value == pytest.approx(planted, rel=1e-6)
+    assert found.low <= planted * (1 + 1e-6)
+    assert found.high >= planted * (1 - 1e-6)
+    assert len(found.pairs) == 9
+
+
+def test_interval_covers_under_noise_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(60):
+        found = measure_multiplier(CURVE, runs(1.0, 3e-3, seed), runs(2.0, 3e-3, 1000 + seed), seed=seed)
+        covered += found.low < 2.0 < found.high
+    assert covered >= 48  # nominal 57; nine pairs make a percentile bootstrap a little narrow
+
+
+def test_what_a_run_costs_more_is_taken_off():
+    dearer = runs(2.0)
+    dearer["flops"] *= 1.25
+    assert measure_multiplier(CURVE, runs(1.0), dearer).value == pytest.approx(2.0 / 1.25, rel=1e-6)
+
+
+def test_without_pairs_there_is_no_multiplier():
+    with pytest.raises(InputError, match="no run of the variant"):
+        measure_multiplier(CURVE, runs(1.0), runs(2.0).assign(seed=7))

@@ -1,0 +1,154 @@
+"""Plans, the store, and a sweep that is killed and carries on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from scaling import InputError
+from scaling.plan import read_plan
+from scaling.store import Store, open_existing
+from scaling.sweeps import prepare, sweep
+
+PLAN = """
+corpus = "{corpus}"
+[ladder]
+widths = [16, 32]
+context = 32
+[budgets]
+flops = [2e9, 4e9]
+holdout = [8e9]
+holdout_sizes = 1
+tokens_per_param = 5
+[[arms]]
+name = "dense"
+[[arms]]
+name = "moe4"
+experts = 4
+experts_per_token = 2
+budgets = [4e9]
+widths = [16]
+[train]
+seeds = [0]
+validation_tokens = 4096
+"""
+
+
+@pytest.fixture
+def plan(text_folder, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.format(corpus=text_folder))
+    return path
+
+
+def test_plan_of_the_design_document_is_read():
+    plan = read_plan(
+        {
+            "corpus": "python-source",
+            "ladder": {"widths": [32, 48, 64, 96, 128]},
+            "budgets": {"flops": [1e10, 3e10, 1e11, 2.5e11], "holdout": [1e12]},
+            "arms": [{"name": "dense"}, {"name": "moe8", "experts": 8, "experts_per_token": 2}],
+            "train": {"precision": "fp32", "schedule": "wsd", "seeds": [0, 1]},
+        }
+    )
+    with pytest.raises(InputError, match="no width leaves 300 steps"):
+        plan.jobs()  # 1e10 FLOP are too few for width 32 at a context of 128, and the plan says so
+    smaller = plan.model_copy(update={"ladder": plan.ladder.model_copy(update={"widths": [16, 32, 48, 64, 96, 128]})})
+    jobs = smaller.jobs()
+    assert {job.config.arm for job in jobs} == {"dense", "moe8"}
+    assert {job.config.seed for job in jobs} == {0, 1}
+    assert all(0.98 < job.flops / job.budget <= 1 for job in jobs)
+    assert all(job.config.steps >= 300 for job in jobs)
+    assert {job.budget for job in jobs if job.holdout} == {1e12}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("widths = [16, 32]\ncontext", "width = 16\nwidths = [16, 32]\ncontext", "unknown key 'ladder.width'"),
+        ("[budgets]", "[budget]", "budget"),
+        ("flops = [2e9, 4e9]", "flops = [2e9, -4e9]", "budgets.flops.1"),
+        ("flops = [2e9, 4e9]", "flops = [2e9, inf]", "budgets.flops.1"),
+        ("flops = [2e9, 4e9]", "flops = [2e9, nan]", "budgets.flops.1"),
+        ("flops = [2e9, 4e9]", "flops = [20]", "no width leaves"),
+        ("widths = [16, 32]\ncontext", "widths = [17]\ncontext", "multiples of 16"),
+        ("experts_per_token = 2", "experts_per_token = 9", r"experts_per_token must lie in 1\.\.4"),
+        ("budgets = [4e9]", "budgets = [5e9]", "is not among the plan's budgets"),
+        ("seeds = [0]", 'seeds = [0]\nprecision = "fp7"', "fp7"),
+        ("seeds = [0]", 'seeds = [0]\nschedule = "linear"', "wsd, cosine"),
+        ("holdout = [8e9]", "holdout = [8e12]", "set epochs ="),
+        ('name = "moe4"', 'name = "dense"', "every name must be there once"),
+        ("[train]", "[train", "cannot be read as TOML"),
+    ],
+)
+def test_bad_plans_are_refused_before_anything_is_written(plan, tmp_path, old, new, says):
+    text = plan.read_text()
+    assert old in text
+    plan.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=says) as caught:
+        sweep(plan, tmp_path / "runs.sqlite")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs.sqlite").exists()
+
+
+def test_a_killed_sweep_loses_no_finished_run_and_ends_as_if_it_had_not_been(plan, tmp_path):
+    store = tmp_path / "runs.sqlite"
+    code = f"from scaling import sweep; sweep({str(plan)!r}, {str(store)!r}, workers=1)"
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (store.exists() and Store(store).finished()):
+        time.sleep(0.05)
+        assert process.poll() is None, "the sweep ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {record["run_id"]: record for record in Store(store).records()}
+    planned = set(prepare(plan).jobs)
+    assert 0 < len(kept) < len(planned)
+
+    frame = sweep(plan, store, workers=2)
+    assert set(frame["run_id"]) == planned
+    assert (frame["status"] == "done").all()
+    records = {record["run_id"]: record for record in Store(store).records()}
+    assert all(records[run] == kept[run] for run in kept)  # not trained again
+
+    fresh = sweep(plan, tmp_path / "fresh.sqlite", workers=2)
+    assert dict(zip(fresh["run_id"], fresh["loss"], strict=True)) == dict(zip(frame["run_id"], frame["loss"], strict=True))
+    assert frame["holdout"].sum() == 1
+    again = sweep(plan, store)
+    assert again["train_seconds"].tolist() == frame["train_seconds"].tolist()
+
+
+def test_workers_leave_when_the_sweep_is_killed(plan, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "scaling.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    config = next(iter(prepare(plan).jobs.values())).config
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(config.as_dict()) + "\n")
+    process.stdin.close()  # as when its parent dies
+    assert process.wait(timeout=60) == 0
+
+
+def test_store_refuses_what_is_not_a_store(tmp_path):
+    (tmp_path / "text.sqlite").write_text("not a database, " * 100)
+    with pytest.raises(InputError, match="not a run store"):
+        Store(tmp_path / "text.sqlite")
+    with pytest.raises(InputError, match="no such store"):
+        open_existing(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_failed_run_is_noted_and_made_again(plan, tmp_path):
+    store = Store(tmp_path / "runs.sqlite")
+    run = next(iter(prepare(plan).jobs))
+    store.fail(run, "out of memory")
+    assert store.finished() == set()
+    assert store.frame()["reason"].tolist() == ["out of memory"]
+    frame = sweep(plan, tmp_path / "runs.sqlite", workers=1)
+    assert run in set(frame["run_id"])
