@@ -61,7 +61,7 @@ def main() -> None:
     means = [float(np.exp(np.mean(np.log(rates)))) for rates in best.values()]
     exponent = -math.log(means[1] / means[0]) / math.log(HORIZONS[1] / HORIZONS[0])
     print(
-        f"\nbest rate by horizon: {', '.join(f'{rate:.4f}' for rate in means)}; exponent {exponent:.3f}; at 1e6 tokens {means[1] * (1e6 / HORIZONS[1]) ** -exponent:.4f}"
+        f"\nbest rate by horizon: {', '.join(f'{rate:.4f}' for rate in means)}; exponent {-exponent:.3f}; at 1e6 tokens {means[1] * (1e6 / HORIZONS[1]) ** -exponent:.4f}"
     )
 
 

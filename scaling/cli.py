@@ -123,17 +123,20 @@ def fit(
 ) -> None:
     """Fit a law to runs: a job file, or a table with options."""
     from scaling import jobs
+    from scaling.toml_files import validated
 
     if source.suffix == ".toml":
         result = jobs.run_job(jobs.read_job(source), source.parent)
     else:
         pairs = _pairs([*(columns or []), *(more_columns or [])])
-        job = jobs.FitJob.model_validate(
+        job = validated(
+            jobs.FitJob,
             {
                 "data": {"path": str(source), "columns": pairs, "where": where},
                 "fit": {"laws": [law], "objective": objective, "delta": delta, "bootstrap": bootstrap, "seed": seed},
                 "output": {"curve": None if out is None else str(out)},
-            }
+            },
+            "fit",
         )
         result = jobs.run_job(job)
     for path in result.written:
@@ -182,9 +185,9 @@ def curves(
         answer["optimal"] = {"params": best.params, "tokens": best.tokens, "loss": best.loss}
         outside = curve.decades_outside(flops)
     else:
-        outside = 0.0
+        return output.emit(answer) if as_json else output.listing(answer)
+    answer["decades_outside"] = outside
     if outside:
-        answer["decades_outside"] = outside
         output.note(f"warning: {outside:.1f} decades of compute beyond the range of the fit")
     return output.emit(answer) if as_json else output.listing(answer)
 

@@ -6,6 +6,7 @@ to 3 times the work of one process of two threads at widths 96 to 16 (benchmarks
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -93,6 +94,7 @@ class _Hand(threading.Thread):
             with tempfile.TemporaryFile("w+") as log:
                 while not self._stopped and (job := self._queue.take(shapes)) is not None:
                     if self._process is None or self._process.poll() is not None:
+                        _close(self._process)
                         self._process, shapes = _start(log), {_shape(job.config)}
                     self._do(job, log)
         except BaseException as error:  # a listener's error (a full disk, say) ends the sweep, in the thread that asked for it
@@ -128,6 +130,7 @@ class _Hand(threading.Thread):
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            _close(self._process)
 
 
 def _start(log: IO[str]) -> subprocess.Popen[str]:
@@ -141,6 +144,13 @@ def _start(log: IO[str]) -> subprocess.Popen[str]:
         text=True,
         env=environment,
     )
+
+
+def _close(process: subprocess.Popen[str] | None) -> None:
+    for pipe in (process.stdin, process.stdout) if process is not None else ():
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # a dead worker leaves no one to flush to
+                pipe.close()
 
 
 def _last_line(log: IO[str]) -> str:

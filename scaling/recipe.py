@@ -19,9 +19,9 @@ from scaling.errors import InputError
 MIN_STEPS = 300
 BATCH_TOKENS_AT_1M = 450.0  # tokens per step for a million training tokens
 
-LR_PEAK = 0.0054
+LR_PEAK = 0.0055
 LR_TOKENS = 1e6
-LR_EXPONENT = 0.26
+LR_EXPONENT = 0.19
 
 
 def batch_sequences(tokens: int, context: int) -> int:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from models.config import ModelConfig
+from models.precision import policy
 from scaling import recipe
 from scaling.errors import InputError
 
@@ -49,6 +50,7 @@ class RunConfig:
             _require(
                 isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
             )
+        policy(self.precision)
         _require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}", self, "schedule")
         for name in ("warmup", "decay"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)

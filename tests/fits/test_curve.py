@@ -65,7 +65,10 @@ def test_prediction_interval_holds_new_runs():
     """Of fresh noisy runs at the fitted points, 95% intervals hold 85% at least: they include the residual noise."""
     found = fits.fit("chinchilla", planted(36, 5e-3, seed=3), bootstrap=200)
     fresh = planted(36, 5e-3, seed=4)
-    held = [low < row.loss < high for row in fresh.itertuples() for _, low, high in [found.predict(params=row.params, tokens=row.tokens)]]
+    held = []
+    for params, tokens, loss in fresh[["params", "tokens", "loss"]].to_numpy():
+        _, low, high = found.predict(params=params, tokens=tokens)
+        held.append(low < loss < high)
     assert np.mean(held) > 0.85
 
 

@@ -23,7 +23,7 @@ def weights(E: int, D: int = 16, F: int = 24, seed: int = 0):
     )
 
 
-@pytest.mark.parametrize(("E", "k"), [(2, 1), (4, 2), (8, 2), (8, 8), (32, 4)])
+@pytest.mark.parametrize(("E", "k"), [(4, 1), (8, 2), (8, 8), (32, 4)])
 def test_dropless_equals_the_dense_oracle_and_so_do_its_gradients(E, k):
     x_RD, router_DE, up, down = weights(E)
 

@@ -76,7 +76,7 @@ def test_plan_of_the_design_document_is_read():
         ("flops = [2e9, 4e9]", "flops = [2e9, -4e9]", "budgets.flops.1"),
         ("flops = [2e9, 4e9]", "flops = [2e9, inf]", "budgets.flops.1"),
         ("flops = [2e9, 4e9]", "flops = [2e9, nan]", "budgets.flops.1"),
-        ("flops = [2e9, 4e9]", "flops = [20]", "no width leaves"),
+        ("flops = [2e9, 4e9]", "flops = [20, 4e9]", "no width leaves"),
         ("widths = [16, 32]\ncontext", "widths = [17]\ncontext", "multiples of 16"),
         ("experts_per_token = 2", "experts_per_token = 9", r"experts_per_token must lie in 1\.\.4"),
         ("budgets = [4e9]", "budgets = [5e9]", "is not among the plan's budgets"),
@@ -133,6 +133,8 @@ def test_workers_leave_when_the_sweep_is_killed(plan, tmp_path):
     process.stdin.write(json.dumps(config.as_dict()) + "\n")
     process.stdin.close()  # as when its parent dies
     assert process.wait(timeout=60) == 0
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 def test_store_refuses_what_is_not_a_store(tmp_path):
