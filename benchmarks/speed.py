@@ -108,7 +108,7 @@ def train() -> None:
 
     corpus = load_corpus("python-source")
     print(f"train step, context 64, micro-batches of 2 sequences, 8 sequences a step, {os.environ.get('NPROC', 'all')} threads")
-    print(f"  {'shape':28} {'compile s':>9} {'tokens/s':>10} {'GFLOP/s':>8} {'ms/step':>8} {'ms outside':>10}")
+    print(f"  {'shape':28} {'compile s':>9} {'tokens/s':>10} {'GFLOP/s':>8} {'ms/step':>8} {'between ms':>10}")
     moe = {"experts": 8, "experts_per_token": 2}
     for label, width, more, precision in [(f"dense width {w}", w, {}, "fp32") for w in (16, 32, 64, 96, 128)] + [
         ("dense width 64 bf16", 64, {}, "bf16"),

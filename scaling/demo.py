@@ -235,5 +235,6 @@ def summary_rows(demo: Demo) -> list[tuple[str, str]]:
 def print_summary(demo: Demo, out: Path) -> None:
     """Ends the terminal output."""
     console = Console(soft_wrap=True)
-    console.print(summary_table(demo))
+    # Files and pipes have no width: give the table what it needs.
+    console.print(summary_table(demo), width=None if console.is_terminal else 140)
     console.print(f"report: {out / 'index.html'}")

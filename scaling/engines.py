@@ -1,7 +1,7 @@
 """Engines: how the jobs of a sweep get done. `local` keeps one single-threaded worker process a core.
 
-Small models gain little from a second thread and much from a second run beside them: two processes of one thread did 1.3
-to 3 times the work of one process of two threads at widths 96 to 16 (benchmarks/README.md).
+Small models gain little from a second thread and much from a second run beside them: two processes of one thread did about
+twice the work of one process of two threads at widths 16 to 96 (`benchmarks/speed.py workers`).
 """
 
 from __future__ import annotations

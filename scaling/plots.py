@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib
 
@@ -44,6 +45,20 @@ STYLE: Any = {
 DPI = 150
 
 
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws in the package's style and leaves the caller's matplotlib settings alone."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Writes the figure as PNG (whole or not at all) and closes it; returns the path."""
     path = Path(path)
@@ -57,8 +72,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def _axes(width: float = 7.0, height: float = 4.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes[0])
 
 
@@ -76,6 +90,7 @@ def _plain_log_ticks(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(form if high / low < 8 else NullFormatter())
 
 
+@_styled
 def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
     """Loss against model size, one profile a budget, with the fitted law at that budget; the held-out budget is hollow."""
     figure, (axis,) = _axes()
@@ -87,11 +102,10 @@ def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
         axis.plot(part["params"], part["loss"], "o", color=shade, markerfacecolor="white" if held else shade, markersize=6, zorder=3)
         sizes = np.geomspace(part["params"].min() / 1.25, part["params"].max() * 1.25, 60)
         tokens = budget / _flops_per_token(runs, sizes)
-        axis.plot(sizes, curve.loss(params=sizes, tokens=tokens), color=shade, linestyle="--" if held else "-", linewidth=1.4)
+        losses = curve.loss(params=sizes, tokens=tokens)
+        axis.plot(sizes, losses, color=shade, linestyle="--" if held else "-", linewidth=1.4)
         label = _power_of_ten(budget) + (" held out" if held else "")
-        axis.annotate(
-            label, (part["params"].iloc[-1], part["loss"].iloc[-1]), xytext=(10, 2), textcoords="offset points", color=shade, fontsize=8.5
-        )
+        axis.annotate(label, (sizes[-1], losses[-1]), xytext=(5, 0), textcoords="offset points", color=shade, fontsize=8.5, va="center")
     axis.set(
         xscale="log",
         yscale="log",
@@ -111,6 +125,7 @@ def _flops_per_token(runs: pd.DataFrame, sizes: np.ndarray) -> np.ndarray:
     return np.exp(np.polyval(np.polyfit(np.log(cost.index.to_numpy(float)), np.log(cost.to_numpy(float)), degree), np.log(sizes)))
 
 
+@_styled
 def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_error: float) -> Figure:
     """Loss against compute: every run, the fitted frontier with its band, and the budget that the fit did not see."""
     figure, (axis,) = _axes()
@@ -123,8 +138,7 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
     axis.plot(runs.loc[held, "flops"], runs.loc[held, "loss"], "D", color=RED, markersize=6)
     predicted = curve.loss(params=runs.loc[held, "params"].to_numpy(), tokens=runs.loc[held, "tokens"].to_numpy())
     axis.plot(runs.loc[held, "flops"], predicted, "_", color=BLUE, markersize=14, markeredgewidth=2)
-    end = curve.optimal(grid[-1]).loss
-    axis.annotate("fitted frontier,\n95% band", (grid[-1], end), xytext=(0, 12), textcoords="offset points", color=BLUE, ha="right")
+    axis.annotate("fitted frontier, 95% band", (grid[40], low[40]), xytext=(-20, -30), textcoords="offset points", color=BLUE, ha="right")
     if held.any():
         text = f"held out: median error {error:.2%}\n(no-change baseline {baseline_error:.1%});\nbars: predicted"
         axis.annotate(
@@ -146,6 +160,7 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
     return figure
 
 
+@_styled
 def multiplier_figure(multipliers: dict[str, Multiplier], names: dict[str, str]) -> Figure:
     """Compute multiplier of each variant: pairs of runs as points along the budget, their mean with its interval beside them."""
     figure, (axis,) = _axes()
@@ -184,9 +199,13 @@ def multiplier_figure(multipliers: dict[str, Multiplier], names: dict[str, str])
     )
     axis.margins(y=0.28, x=0.1)
     _plain_log_ticks(axis)
+    low, high = axis.get_ylim()
+    axis.set_yticks([tick for tick in (0.1, 0.25, 0.5, 0.8, 0.9, 1, 1.25, 1.5, 2, 3, 4, 8, 16) if low < tick < high])
+    axis.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
+@_styled
 def penalty_figure(penalties: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Penalty of a follower with a 2x structure and a 2x data gap against the leader's compute, a panel a curve, a line a setting."""
     curves = list(titles)
@@ -212,6 +231,7 @@ def penalty_figure(penalties: pd.DataFrame, titles: dict[str, str]) -> Figure:
     return figure
 
 
+@_styled
 def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -> Figure:
     """Loss against investment at two dates: the curve's shift read as access (across) and performance (down), with two actors."""
     figure, (axis,) = _axes()
@@ -249,30 +269,29 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
         fontsize=9,
     )
     axis.annotate(
-        "performance\neffect: a lower\nloss for the same",
-        (marks["leader_usd"], (marks["leader_loss_before"] + marks["leader_loss_after"]) / 2),
-        xytext=(-8, 0),
+        "performance\neffect",
+        (marks["leader_usd"], 0.25 * marks["leader_loss_before"] + 0.75 * marks["leader_loss_after"]),
+        xytext=(8, 0),
         textcoords="offset points",
         color=RED,
         fontsize=9,
-        ha="right",
         va="center",
     )
-    for who, colour, side in (("leader", BLACK, (10, 4)), ("follower", PURPLE, (-10, -4))):
+    for who, colour in (("leader", BLACK), ("follower", PURPLE)):
         for when, fill in (("before", "white"), ("after", colour)):
             axis.plot(marks[f"{who}_usd"], marks[f"{who}_loss_{when}"], "o", color=colour, markerfacecolor=fill, markersize=8, zorder=4)
         axis.annotate(
             who,
             (marks[f"{who}_usd"], marks[f"{who}_loss_before"]),
-            xytext=side,
+            xytext=(10, 4),
             textcoords="offset points",
             color=colour,
-            ha="left" if side[0] > 0 else "right",
         )
     axis.set(xscale="log", xlabel="investment in one training run (US dollars)", ylabel="loss of the curve (nats per token)", title=title)
     return figure
 
 
+@_styled
 def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
     """Optimal loss against compute of published curves, with the band of those that have draws, and how far they extrapolate."""
     figure, (axis,) = _axes()
@@ -288,7 +307,7 @@ def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
         axis.annotate(
             f"{curve.name}{', 95% band' if curve.draws is not None else ''}",
             (grid[-1], line[-1]),
-            xytext=(0, 8),
+            xytext=(0, 20 if curve is curves[0] else -16),
             textcoords="offset points",
             color=colour,
             ha="right",
@@ -310,6 +329,7 @@ def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
+@_styled
 def fit_figure(curve: Curve, runs: pd.DataFrame) -> Figure:
     """Predicted against measured loss, and residuals against compute."""
     figure, (left, right) = _axes(9.5, 4.4, columns=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -119,6 +120,15 @@ def _unique_tokens(config: RunConfig, corpus: Corpus) -> int:
     return min(config.tokens_trained, available)
 
 
+def _processor() -> str:
+    """The CPU's name where the system tells it (Linux), else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu: {line.partition(':')[2].strip()}"
+    return f"cpu: {platform.processor() or platform.machine()}"
+
+
 def _hyper(config: RunConfig) -> step.Hyper:
     return step.Hyper(
         peak=jnp.float32(config.peak),
@@ -167,7 +177,7 @@ def _identity(config: RunConfig, corpus: Corpus, unique_tokens: int) -> dict[str
         "steps": config.steps,
         "learning_rate": config.peak,
         "threads": threads(),
-        "device": f"{device.platform}: {platform.processor() or platform.machine()}" if device.platform == "cpu" else device.device_kind,
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__},
         "config": config.as_dict(),
     }
