@@ -223,9 +223,8 @@ def summary_rows(demo: Demo) -> list[tuple[str, str]]:
     ]
     at = PENALTY_FLOPS[np.argmin(np.abs(np.log(PENALTY_FLOPS / 1e26)))]
     part = demo.penalties[(demo.penalties["curve"] == PUBLISHED[0]) & np.isclose(demo.penalties["flops"], at)]
-    text = ", ".join(
-        f"{row.setting} {row.value:.2f}" if math.isfinite(row.value) else f"{row.setting} out of reach" for row in part.itertuples()
-    )
+    values = zip(part["setting"], part["value"].astype(float), strict=True)
+    text = ", ".join(f"{setting} {value:.2f}" if math.isfinite(value) else f"{setting} out of reach" for setting, value in values)
     rows.append((f"penalty, 2x structure 2x data, {at:.0e} FLOP", text))
     rows.append(("follower's lag (a tenth of the budget, 4x penalty)", f"{demo.diffusion['window_years']:.1f} years"))
     rows.append(("time", f"{demo.seconds:.0f} s"))
