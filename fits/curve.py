@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
     high: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one truth of equality
 class Curve:
     """A law with constants. Losses in nats/token of the corpus and tokenizer it was fitted on.
 
@@ -58,6 +58,8 @@ class Curve:
             raise InputError(
                 f"curve {self.name!r}: law {self.law.name} has constants {', '.join(self.law.constants)}, got {', '.join(self.constants)}"
             )
+        if self.draws is not None and self.draws.shape[1:] != (len(self.law.constants),):
+            raise InputError(f"curve {self.name!r}: draws must hold {len(self.law.constants)} constants each, got shape {self.draws.shape}")
         wrong = [name for name, value in self.constants.items() if not math.isfinite(value)]
         if wrong:
             raise InputError(f"curve {self.name!r}: constant {wrong[0]} = {self.constants[wrong[0]]} is not finite")
@@ -89,7 +91,7 @@ class Curve:
 
     def predict(self, params: float, tokens: float, level: float = 0.95) -> Prediction:
         """The loss and its prediction interval at `level`: spread of the draws, and of the residuals around the law."""
-        draws = chinchilla.loss(self._draws(), _positive("params", params), _positive("tokens", tokens))
+        draws = chinchilla.loss(self._draws(), float(_positive("params", params)), float(_positive("tokens", tokens)))
         if self.residual_sd:
             noise = np.random.Generator(np.random.Philox(key=draws.size)).standard_normal(draws.size)
             draws = draws * np.exp(self.residual_sd * noise)
@@ -119,10 +121,13 @@ class Curve:
         params = chinchilla.optimal_params(constants, product)
         return chinchilla.loss(constants, params, product / params)
 
-    def decades_outside(self, flops: float) -> float:
-        """By how many decades of compute `flops` lies beyond the range of the fit; 0 within it or where no range is known."""
-        low, high = self.range.get("flops", (flops, flops))
-        return max(0.0, math.log10(flops / high), math.log10(low / flops))
+    def decades_outside(self, **values: float) -> float:
+        """By how many decades the farthest of `values` (params, tokens, flops, ...) lies beyond the range of the fit; 0 within it."""
+        outside = [0.0]
+        for name, value in values.items():
+            low, high = self.range.get(name, (value, value))
+            outside += [math.log10(value / high), math.log10(low / value)]
+        return max(outside)
 
     def save(self, path: str | Path) -> None:
         """Writes the curve as JSON, with its draws and a checksum."""

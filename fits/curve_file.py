@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,34 @@ def read(path: Path) -> dict[str, Any]:
     if unknown:
         raise InputError(f"{path}: unknown key {min(unknown)!r}")
     constants = fields["constants"]
-    if not isinstance(constants, dict) or not all(isinstance(value, int | float) for value in constants.values()):
+    if not isinstance(constants, dict) or not all(map(_is_number, constants.values())):
         raise InputError(f"{path}: constants must be an object of numbers")
+    wrong = [key for key, right in _RIGHT.items() if key in fields and not right(fields[key], len(constants))]
+    if wrong:
+        raise InputError(f"{path}: {wrong[0]} = {str(fields[wrong[0]])[:60]!r} is not what a curve file holds there")
     return fields
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_row(value: Any, length: int | None = None) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value)) and (length is None or len(value) == length)
+
+
+_RIGHT: dict[str, Callable[[Any, int], bool]] = {
+    "law": lambda value, _: isinstance(value, str),
+    "name": lambda value, _: isinstance(value, str),
+    "draws": lambda value, count: (
+        isinstance(value, list) and bool(value) and all(map(_is_row, value)) and len({len(row) for row in value}) == 1
+    ),
+    "residual_sd": lambda value, _: _is_number(value) and value >= 0,
+    "flops_per_param_token": lambda value, _: _is_number(value) and 0 < value < float("inf"),
+    "range": lambda value, _: isinstance(value, dict) and all(_is_row(pair, 2) and 0 < pair[0] <= pair[1] for pair in value.values()),
+    "certificate": lambda value, _: isinstance(value, dict),
+    "about": lambda value, _: isinstance(value, dict),
+}
 
 
 def checksum(fields: dict[str, Any]) -> str:

@@ -38,12 +38,14 @@ def fit(
     C = c N D for optima: by default the median of flops / (params tokens) over the rows.
     """
     started = time.perf_counter()
+    if bootstrap < 0 or seed < 0:
+        raise InputError(f"bootstrap and seed must be 0 or more, got {bootstrap} and {seed}")
     found = find_law(law)
     problem, frame = _problem(found, runs, objective, delta)
     rows = len(frame)
     starts = found.starts(problem.inputs, problem.log_loss)
     minima = solve.minimise(problem, starts, np.ones((len(starts), rows)))
-    certificate, best = _certificate(minima, rows)
+    certificate, best = _certificate(found, minima, rows)
     theta = np.asarray(minima.theta)[best]
     draws = _bootstrap(problem, theta, bootstrap, seed) if bootstrap else None
     residual = _residuals(problem, theta)
@@ -57,6 +59,7 @@ def fit(
         "bootstrap_converged": None if draws is None else int(np.isfinite(draws).all(axis=1).sum()),
         "seed": seed,
         "derived": frame.attrs.get("derived"),
+        "warnings": _mixtures(frame),
     }
     if "corpus" in frame and frame["corpus"].nunique() == 1:
         about["corpus"] = str(frame["corpus"].iloc[0])
@@ -70,6 +73,12 @@ def fit(
         certificate=certificate,
         about=about | {"seconds": time.perf_counter() - started},
     )
+
+
+def _mixtures(frame: pd.DataFrame) -> list[str]:
+    """What a table mixes that a law is rarely meant for: arms, number formats, runs that were to be held out."""
+    found = [(name, frame[name].nunique()) for name in ("arm", "precision", "holdout") if name in frame]
+    return [f"the rows mix {count} values of {name!r}; select one with where" for name, count in found if count > 1]
 
 
 def _problem(law: Law, runs: pd.DataFrame, objective: str, delta: float) -> tuple[solve.Problem, pd.DataFrame]:
@@ -94,7 +103,7 @@ def _problem(law: Law, runs: pd.DataFrame, objective: str, delta: float) -> tupl
     return solve.Problem(law, inputs, np.log(frame["loss"].to_numpy(float)), math.inf if objective == "log-squared" else delta), frame
 
 
-def _certificate(minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
+def _certificate(law: Law, minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
     """What the search says of itself, and the index of the best start."""
     values = np.where(np.isfinite(minima.objective), minima.objective, np.inf)
     sure = solve.certified(minima, rows)
@@ -112,6 +121,9 @@ def _certificate(minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]
         reason = f"the Hessian has no positive curvature in some direction (least scaled eigenvalue {minima.curvature[best]:.1e}): the runs leave it undetermined"
     elif not sure[best]:
         reason = f"the Newton decrement is {minima.decrement[best] / values[best]:.1e} of the objective, above {solve.DECREMENT:.0e}"
+    at_bound = [name for name, active in zip(law.constants, minima.active[best], strict=True) if active]
+    if at_bound and not reason:
+        reason = f"{', '.join(at_bound)} ended at the lower bound, which stands for zero: the runs do not show that term"
     certificate = {
         "certified": bool(sure[best]),
         "objective": float(values[best]),
@@ -120,6 +132,7 @@ def _certificate(minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]
         "starts_at_optimum": int((level & sure).sum()),
         "second_best": float(others.min()) if others.size else None,
         "condition": float(minima.condition[best]),
+        "active_bounds": at_bound,
         "reason": reason,
     }
     return certificate, best

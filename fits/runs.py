@@ -38,12 +38,14 @@ def read_runs(path: str | os.PathLike[str], columns: Mapping[str, str] | None = 
     either name. Raises InputError with file, row and column.
     """
     frame = _read(Path(path))
+    original = frame.copy(deep=False)
     for name, foreign in (columns or {}).items():
-        if foreign not in frame:
+        if foreign not in original:
             raise InputError(f"{path}: no column {foreign!r} (for {name}); there are {', '.join(map(str, frame.columns))}")
-        frame[name] = frame[foreign]
-    # The row in the file, counted with the heading as row 1, is what errors speak of.
-    frame.index = pd.RangeIndex(2, len(frame) + 2)
+        frame[name] = original[foreign]
+    # Errors speak of the line in the file; a CSV's heading is line 1.
+    first = 1 if Path(path).suffix == ".jsonl" else 2
+    frame.index = pd.RangeIndex(first, len(frame) + first)
     if where:
         frame = select(frame, where)
         if frame.empty:
@@ -92,7 +94,10 @@ def _read(path: Path) -> pd.DataFrame:
             return pd.read_json(path, lines=True)
         if path.suffix not in (".csv", ".txt", ""):
             raise InputError(f"{path}: cannot read {path.suffix!r} files; give a .csv or .jsonl")
-        return pd.read_csv(path)
+        frame = pd.read_csv(path)
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus leading fields for row names
+            raise InputError(f"{path}: the rows have more fields than the heading")
+        return frame
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty") from None
     except UnicodeDecodeError as error:
@@ -107,8 +112,8 @@ def _positive(values: pd.Series, name: str, where: str) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     wrong = ~(np.isfinite(numbers) & (numbers > 0))
     if wrong.any():
-        row = wrong.idxmax()
+        position = int(np.argmax(wrong))
         raise InputError(
-            f"{where}: row {row}, column {name!r}: {values[row]!r} is not a positive finite number ({int(wrong.sum())} such rows)"
+            f"{where}: row {values.index[position]}, column {name!r}: {values.iloc[position]!r} is not a positive finite number ({int(wrong.sum())} such rows)"
         )
     return numbers

@@ -21,7 +21,7 @@ from jax import Array
 
 from fits.laws.base import Law
 
-ITERATIONS = 400  # of the last stage; a converged member stops by itself
+ITERATIONS = 3000  # of the last stage at most; a converged member stops by itself, a rare one creeps along a ridge of kinks
 STAGE_ITERATIONS = 30
 DECREMENT = 1e-12  # certified: Newton decrement over objective
 EXACT = 1e-22  # mean objective per row below which a fit is exact and the relative decrement means nothing
@@ -35,6 +35,7 @@ class Minimum(NamedTuple):
     decrement: Array
     curvature: Array  # least eigenvalue of the Hessian, scaled to a unit diagonal
     condition: Array
+    active: Array  # which parameters ended at their lower bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ def minimise(problem: Problem, starts: np.ndarray, weights: np.ndarray, *, first
                     jnp.asarray(problem.inputs, jnp.float64),
                     jnp.asarray(problem.log_loss, jnp.float64),
                     jnp.asarray(deltas, jnp.float64),
+                    jnp.asarray(problem.law.lower(problem.log_loss), jnp.float64),
                 )
             )
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -86,17 +88,17 @@ def _stages(first: float, last: float) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=0)
-def _minimise(law: Law, starts: Array, weights: Array, inputs: Array, log_loss: Array, deltas: Array) -> Minimum:
+def _minimise(law: Law, starts: Array, weights: Array, inputs: Array, log_loss: Array, deltas: Array, lower: Array) -> Minimum:
     def objective(theta: Array, weight: Array, delta: Array) -> Array:
         return jnp.sum(weight * huber(log_loss - law.log_loss(theta, inputs), delta))
 
     def member(theta: Array, weight: Array) -> Minimum:
-        def lower(stage: Array, theta: Array) -> Array:
-            return _newton(partial(objective, weight=weight, delta=deltas[stage]), theta, STAGE_ITERATIONS)
+        def stage(i: Array, theta: Array) -> Array:
+            return _newton(partial(objective, weight=weight, delta=deltas[i]), theta, lower, STAGE_ITERATIONS)
 
-        theta = jax.lax.fori_loop(0, deltas.shape[0] - 1, lower, theta)
+        theta = jax.lax.fori_loop(0, deltas.shape[0] - 1, stage, jnp.maximum(theta, lower))
         last = partial(objective, weight=weight, delta=deltas[-1])
-        return _describe(last, _newton(last, theta, ITERATIONS))
+        return _describe(last, _newton(last, theta, lower, ITERATIONS), lower)
 
     return jax.vmap(member)(starts, weights)
 
@@ -109,22 +111,32 @@ def _scaled_eigen(hessian: Array) -> tuple[Array, Array, Array]:
     return values, vectors, scale
 
 
-def _newton(objective: partial, theta: Array, iterations: int) -> Array:
-    """Damped Newton with positive-made eigenvalues; stops when no step helps or the decrement is at rounding level."""
+def _derivatives(objective: partial, theta: Array, lower: Array) -> tuple[Array, Array, Array]:
+    """Gradient, Hessian and which bounds are active: those directions are taken out, as they cannot be followed."""
+    gradient, hessian = jax.grad(objective)(theta), jax.hessian(objective)(theta)
+    active = (theta <= lower) & (gradient > 0)
+    free = ~active
+    hessian = jnp.where(free[:, None] & free[None, :], hessian, 0.0) + jnp.diag(active.astype(theta.dtype))
+    return jnp.where(active, 0.0, gradient), hessian, active
+
+
+def _newton(objective: partial, theta: Array, lower: Array, iterations: int) -> Array:
+    """Damped Newton with positive-made eigenvalues, within bounds; stops when no step helps or the decrement is at rounding level."""
 
     def body(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         theta, value, damping, count, _ = state
-        gradient, hessian = jax.grad(objective)(theta), jax.hessian(objective)(theta)
+        gradient, hessian, _ = _derivatives(objective, theta, lower)
         values, vectors, scale = _scaled_eigen(hessian)
         along = vectors.T @ (scale * gradient)
         step = -scale * (vectors @ (along / (jnp.maximum(jnp.abs(values), 1e-13) + damping)))
-        trial = objective(theta + step)
+        moved = jnp.maximum(theta + step, lower)
+        trial = objective(moved)
         better = trial < value  # false for a NaN, too
         decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(jnp.abs(values), 1e-13))
         settled = (decrement <= 1e-3 * DECREMENT * value) & (damping < 1e-3)
         stuck = ~better & (damping > 1e8)
         return (
-            jnp.where(better, theta + step, theta),
+            jnp.where(better, moved, theta),
             jnp.where(better, trial, value),
             jnp.where(better, damping * 0.1, jnp.maximum(damping, 1e-10) * 8),
             count + 1,
@@ -138,13 +150,13 @@ def _newton(objective: partial, theta: Array, iterations: int) -> Array:
     return jax.lax.while_loop(unfinished, body, start)[0]
 
 
-def _describe(objective: partial, theta: Array) -> Minimum:
-    gradient, hessian = jax.grad(objective)(theta), jax.hessian(objective)(theta)
+def _describe(objective: partial, theta: Array, lower: Array) -> Minimum:
+    gradient, hessian, active = _derivatives(objective, theta, lower)
     values, vectors, scale = _scaled_eigen(hessian)
     along = vectors.T @ (scale * gradient)
     decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(jnp.abs(values), 1e-300))
     least = jnp.min(values)
-    return Minimum(theta, objective(theta), decrement, least, jnp.max(values) / jnp.maximum(least, 1e-300))
+    return Minimum(theta, objective(theta), decrement, least, jnp.max(values) / jnp.maximum(least, 1e-300), active)
 
 
 def certified(minimum: Minimum, rows: int) -> np.ndarray:

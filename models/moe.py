@@ -2,8 +2,8 @@
 
 `dense` computes every expert for every token: the oracle of the tests. `dropless` sorts the chosen (token, expert) pairs by
 expert, pads each expert's share to whole blocks of rows and multiplies block by block (the idea of MegaBlocks, Gale et al.
-2022, arXiv 2211.15841, in plain array operations): no token is dropped, and a CPU does about top-k experts' work per token,
-where `jax.lax.ragged_dot` would do all of them there.
+2022, arXiv 2211.15841, in plain array operations): no token is dropped, and the work is that of the chosen experts plus the
+padding, where `jax.lax.ragged_dot` does every expert's work for every row on a CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.config import ModelConfig
 from models.parametrization import new_weight
 from models.precision import Precision
 
-BLOCK_ROWS = 32  # rows per expert block: padding costs at most E * (BLOCK_ROWS - 1) rows a call
+BLOCK_ROWS = 32  # rows per expert block: padding costs fewer than (E + 1) * BLOCK_ROWS rows a call
 
 
 class RouterStats(NamedTuple):

@@ -9,21 +9,20 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from scaling.errors import InputError
-from scaling.run import NUMERICS_VERSION, RunConfig
 
 State = TypeVar("State")
 KEEP = 2
 
 
-def save(folder: str | Path, config: RunConfig, state: State, curve: list[list[float]]) -> None:
+def save(folder: str | Path, run: str, state: State, curve: list[list[float]]) -> None:
     """Saves the state after `len(curve)` steps; the KEEP newest are kept. Returns when it is on disk."""
     policy: Any = ocp.training.preservation_policies.LatestN(KEEP)
     with ocp.training.Checkpointer(str(Path(folder).resolve()), preservation_policy=policy) as checkpointer:
-        metadata = {"config": config.as_dict(), "numerics": NUMERICS_VERSION, "curve": curve}
+        metadata = {"run_id": run, "curve": curve}
         checkpointer.save(len(curve), jax.tree.leaves(state), custom_metadata=metadata)
 
 
-def restore(folder: str | Path, config: RunConfig, state: State) -> tuple[State, list[list[float]]]:
+def restore(folder: str | Path, run: str, state: State) -> tuple[State, list[list[float]]]:
     """The newest saved state and its curve, or `(state, [])` where there is none; refused if it is of another run."""
     path = Path(folder).resolve()
     if not path.exists():
@@ -33,7 +32,7 @@ def restore(folder: str | Path, config: RunConfig, state: State) -> tuple[State,
         if latest is None:
             return state, []
         metadata = checkpointer.checkpointables_metadata(latest).custom_metadata or {}
-        if metadata.get("config") != config.as_dict() or metadata.get("numerics") != NUMERICS_VERSION:
+        if metadata.get("run_id") != run:
             raise InputError(f"checkpoint {path}: belongs to another run; choose an empty folder")
         leaves = checkpointer.load(latest, jax.tree.leaves(state))
     return jax.tree.unflatten(jax.tree.structure(state), leaves), metadata["curve"]

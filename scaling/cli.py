@@ -83,6 +83,10 @@ def sweep(
         )
     frame = sweeps.sweep(plan, store, engine, workers=workers, progress=SweepProgress())
     _show_runs(frame, as_json)
+    failed = frame[frame["status"] == "failed"]
+    if len(failed):
+        output.note(f"isoloss: {len(failed)} of {len(frame)} runs failed, the first: {failed['reason'].iloc[0]}")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -123,9 +127,22 @@ def fit(
 ) -> None:
     """Fit a law to runs: a job file, or a table with options."""
     from scaling import jobs
+    from scaling.errors import InputError
     from scaling.toml_files import validated
 
     if source.suffix == ".toml":
+        if (law, columns, more_columns, where, objective, delta, bootstrap, seed, out) != (
+            "chinchilla",
+            None,
+            None,
+            None,
+            "log-huber",
+            1e-3,
+            0,
+            0,
+            None,
+        ):
+            raise InputError(f"fit: {source} is a job and says everything itself; only --json goes with it")
         result = jobs.run_job(jobs.read_job(source), source.parent)
     else:
         pairs = _pairs([*(columns or []), *(more_columns or [])])
@@ -141,6 +158,8 @@ def fit(
         result = jobs.run_job(job)
     for path in result.written:
         output.note(f"wrote {path}")
+    for warning in {text for curve in result.curves.values() for text in curve.about["warnings"]}:
+        output.note(f"warning: {warning}")
     found = [_fit_summary(curve) for curve in result.curves.values()]
     if as_json:
         return output.emit(found[0] if len(found) == 1 else {"fits": found})
@@ -171,24 +190,24 @@ def curves(
             if as_json
             else output.table([{key: row[key] for key in ("name", "law", "grade", "source")} for row in rows], "published curves")
         )
-    if (params is None) != (tokens is None):
-        raise InputError("curves: --params and --tokens go together")
+    if (params is None) != (tokens is None) or (flops is not None and params is not None):
+        raise InputError("curves: --params and --tokens go together, and --flops goes alone")
     curve = fits.load(name)
     answer = _about(curve)
     if params is not None and tokens is not None:
         answer["loss"] = curve.loss(params=params, tokens=tokens)
         if curve.draws is not None:
             answer["loss_interval"] = {"level": 0.95, "bounds": list(curve.predict(params=params, tokens=tokens)[1:])}
-        outside = curve.decades_outside(curve.flops_per_param_token * params * tokens)
+        outside = curve.decades_outside(params=params, tokens=tokens, flops=curve.flops_per_param_token * params * tokens)
     elif flops is not None:
         best = curve.optimal(flops)
         answer["optimal"] = {"params": best.params, "tokens": best.tokens, "loss": best.loss}
-        outside = curve.decades_outside(flops)
+        outside = curve.decades_outside(flops=flops)
     else:
         return output.emit(answer) if as_json else output.listing(answer)
     answer["decades_outside"] = outside
     if outside:
-        output.note(f"warning: {outside:.1f} decades of compute beyond the range of the fit")
+        output.note(f"warning: {outside:.1f} decades beyond the range of the fit")
     return output.emit(answer) if as_json else output.listing(answer)
 
 
@@ -278,7 +297,7 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 
 def _show_runs(frame: Any, as_json: bool) -> None:
-    from scaling.store import COLUMNS
+    from fits.runs import COLUMNS
 
     columns = [*COLUMNS, *(name for name in ("budget", "holdout", "reason") if name in frame)]
     if as_json:
@@ -314,6 +333,8 @@ def _fit_summary(curve: Curve) -> dict[str, Any]:
         "rows": curve.about["rows"],
         "range": curve.range,
         "derived": curve.about["derived"],
+        "warnings": curve.about["warnings"],
+        "bootstrap": {"resamples": curve.about["bootstrap"], "converged": curve.about["bootstrap_converged"]},
         "seconds": curve.about["seconds"],
     }
 
@@ -331,13 +352,16 @@ def _print_fit(curve: Curve) -> None:
         f"{state}; objective {certificate['objective']:.10g}; {certificate['starts_at_optimum']} of {certificate['starts_total']} starts ended there;"
         f" condition {certificate['condition']:.2g}"
     )
+    if certificate["certified"] and certificate["reason"]:
+        output.say(f"but {certificate['reason']}")
+    if curve.draws is not None and len(curve.draws) < curve.about["bootstrap"]:
+        output.say(f"{len(curve.draws)} of {curve.about['bootstrap']} resamples converged; the intervals rest on those")
     if curve.about["derived"]:
         output.say(f"derived: {curve.about['derived']}")
 
 
 def main() -> None:
     """Runs the command. Bad input is one line on stderr and exit status 2."""
-    from fits.errors import InputError as FitsError
     from models.config import ConfigError
     from scaling.errors import InputError
 
@@ -347,10 +371,11 @@ def main() -> None:
         text = error.format_message()
         output.note(text if text.startswith("Usage") else f"isoloss: {text}")
         status = 2
-    except (InputError, FitsError, ConfigError) as error:
+    except (InputError, ConfigError, OSError) as error:
         output.note(f"isoloss: {' '.join(str(error).split())}")
         status = 2
     except (KeyboardInterrupt, typer.Abort):
-        output.note("isoloss: stopped; finished runs are kept")
         status = 130
+    if status == 130:
+        output.note("isoloss: stopped; finished runs are kept")
     sys.exit(status if isinstance(status, int) else 0)

@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 import fits
 from fits.curve import Curve
+from fits.runs import COLUMNS
 from scaling import output, sweeps
 from scaling.diffusion import Actor, Trends, access_cost, diffusion_window, performance
 from scaling.errors import InputError
-from scaling.multipliers import Multiplier, measure_multiplier
+from scaling.multipliers import PAIRED_BY, Multiplier, measure_multiplier
 from scaling.penalty import compute_penalty
 from scaling.plan import Plan, read_plan
-from scaling.store import COLUMNS
 
 PUBLISHED = ("besiroglu2024", "hoffmann2022")
 PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
@@ -31,6 +29,7 @@ PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
 UNIQUE_TOKENS = {"15T unique tokens": 15e12, "300T unique tokens": 300e12}
 BYTES_PER_TOKEN = 4
 BOOTSTRAP = 1000
+LEAST_POINTS = 6  # one more than the law has constants
 _RUN_COLUMNS = ("budget", "holdout", "width", "steps", "batch", "learning_rate", "train_seconds")
 
 
@@ -85,7 +84,7 @@ def run_demo(
     chosen = read_plan(plan) if plan is not None else read_plan(builtin_plan())
     if len(chosen.budgets.flops) < 2 or not chosen.budgets.holdout:
         raise InputError("demo: the plan needs at least two budgets and a holdout")
-    sweeps.prepare(chosen)  # what can be refused is refused before the folder is made
+    _check(sweeps.prepare(chosen))
     out.mkdir(parents=True, exist_ok=True)
     runs = sweeps.sweep(chosen, out / "runs.sqlite", workers=workers, progress=progress)
     finished = runs[runs["status"] == "done"].reset_index(drop=True)
@@ -95,7 +94,7 @@ def run_demo(
     multipliers = {
         arm.name: measure_multiplier(curve, baseline, finished[finished["arm"] == arm.name])
         for arm in chosen.arms[1:]
-        if (finished["arm"] == arm.name).any()
+        if _paired(baseline, finished[finished["arm"] == arm.name])
     }
     curves = {"demo": curve} | {name: fits.load(name) for name in PUBLISHED}
     demo = Demo(
@@ -111,6 +110,26 @@ def run_demo(
 
     report.write_demo(demo, chosen.arms[0].name, curves, out)
     return demo
+
+
+def _check(prepared: sweeps.Sweep) -> None:
+    """Refuses, before anything is made, a plan whose runs could not be fitted or compared."""
+    baseline, *variants = (arm.name for arm in prepared.plan.arms)
+    jobs = list(prepared.jobs.values())
+    points = {(job.config.model, job.config.tokens) for job in jobs if job.config.arm == baseline and not job.holdout}
+    if len(points) < LEAST_POINTS:
+        raise InputError(f"demo: arm {baseline!r} has {len(points)} runs below the holdout, the law needs at least {LEAST_POINTS}")
+    cells = {
+        arm: {(job.config.model.width, job.budget, job.config.seed) for job in jobs if job.config.arm == arm}
+        for arm in (baseline, *variants)
+    }
+    alone = [arm for arm in variants if not cells[arm] & cells[baseline]]
+    if alone:
+        raise InputError(f"demo: arm {alone[0]!r} has no run at a width and budget of {baseline!r} to be compared with")
+
+
+def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> bool:
+    return not variant.merge(baseline, on=PAIRED_BY).empty
 
 
 def builtin_plan() -> dict[str, Any]:
@@ -166,7 +185,7 @@ def penalty_table(curves: dict[str, Curve], structure: float = 2.0, data: float 
 def diffusion_summary(curve: Curve, years: float = 3.0) -> dict[str, Any]:
     """The access and performance effects over `years` for a leader and a follower with a tenth of its budget and a 4x penalty.
 
-    Budgets and trends are illustrations with their sources in `scaling.diffusion`; both budgets are held constant.
+    Budgets are illustrations and held constant; the trends are the defaults of `scaling.diffusion.Trends`.
     """
     trends = Trends()
     leader = Actor("leader", budget_usd=1e8)
@@ -185,14 +204,6 @@ def diffusion_summary(curve: Curve, years: float = 3.0) -> dict[str, Any]:
         "window_years": diffusion_window(leader, follower, trends, discovery=0.0),
         "lines": [{"years": t, "usd": float(usd), "loss": performance(curve, float(usd), trends, t)} for t in (0.0, years) for usd in grid],
     }
-
-
-def summary_table(demo: Demo) -> Table:
-    """The main numbers for the terminal."""
-    table = Table(title="Isoloss: the main numbers", title_justify="left", show_header=False)
-    for label, value in summary_rows(demo):
-        table.add_row(label, value)
-    return table
 
 
 def summary_rows(demo: Demo) -> list[tuple[str, str]]:
@@ -233,7 +244,5 @@ def summary_rows(demo: Demo) -> list[tuple[str, str]]:
 
 def print_summary(demo: Demo, out: Path) -> None:
     """Ends the terminal output."""
-    console = Console(soft_wrap=True)
-    # Files and pipes have no width: give the table what it needs.
-    console.print(summary_table(demo), width=None if console.is_terminal else 140)
-    console.print(f"report: {out / 'index.html'}")
+    output.table([{"what": label, "found": text} for label, text in summary_rows(demo)], "Isoloss: the main numbers")
+    output.say(f"report: {out / 'index.html'}")

@@ -44,12 +44,14 @@ def run_local(jobs: Sequence[Job], listener: Listener, workers: int | None = Non
     try:
         for hand in hands:
             hand.start()
-        for hand in hands:
-            hand.join()
+        while any(hand.is_alive() for hand in hands) and not any(hand.error for hand in hands):
+            for hand in hands:
+                hand.join(timeout=0.2)
     finally:
         for hand in hands:
             hand.stop()
     for hand in hands:
+        hand.join()
         if hand.error is not None:
             raise hand.error
 
@@ -96,6 +98,8 @@ class _Hand(threading.Thread):
                     if self._process is None or self._process.poll() is not None:
                         _close(self._process)
                         self._process, shapes = _start(log), {_shape(job.config)}
+                        if self._stopped:  # between the two lines above, perhaps
+                            break
                     self._do(job, log)
         except BaseException as error:  # a listener's error (a full disk, say) ends the sweep, in the thread that asked for it
             if not self._stopped:

@@ -1,5 +1,7 @@
-"""The error that a user can mend."""
+"""The error that a user can mend: one class for `fits` and `scaling`."""
 
+from __future__ import annotations
 
-class InputError(ValueError):
-    """Bad input: the message says what, where (file, row, column, key) and what would be right, in one line."""
+from fits.errors import InputError
+
+__all__ = ["InputError"]

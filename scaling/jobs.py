@@ -29,7 +29,7 @@ class Fit(Strict):
     objective: str = "log-huber"
     delta: PositiveFloat = 1e-3
     bootstrap: int = pydantic.Field(default=0, ge=0)
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0)
 
 
 class Output(Strict):
@@ -67,6 +67,8 @@ def run_job(job: FitJob, folder: str | Path = ".") -> FitResult:
         laws.law(name)
     if job.output.curve and len(job.fit.laws) > 1:
         raise InputError("output.curve: one file holds one curve; give one law, or leave it out")
+    if job.output.curve and (folder / job.output.curve).is_dir():
+        raise InputError(f"output.curve: {folder / job.output.curve} is a folder; name a file")
     runs = fits.read_runs(folder / job.data.path, columns=job.data.columns, where=job.data.where)
     settings: dict[str, Any] = job.fit.model_dump(exclude={"laws"})
     curves = {name: fits.fit(name, runs, **settings) for name in job.fit.laws}

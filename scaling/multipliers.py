@@ -18,7 +18,7 @@ from scaling.errors import InputError
 
 PAIRED_BY = ["width", "budget", "seed"]
 RESAMPLES = 2000
-_LOG_RANGE = 7.0  # multipliers between 1/1000 and 1000 can be told apart
+_LOG_RANGE = 7.0  # beyond 1/1000 or 1000 a multiplier is called 0 or infinite: the variant is beyond what the law can reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ def measure_multiplier(curve: Curve, baseline: pd.DataFrame, variant: pd.DataFra
     draws = curve.draws if curve.draws is not None else curve.vector[None]
     by_draw = _log_multipliers(draws[generator.integers(len(draws), size=RESAMPLES)], pairs)
     chosen = generator.integers(len(pairs), size=by_draw.shape)
-    low, high = np.exp(np.quantile(np.take_along_axis(by_draw, chosen, axis=1).mean(axis=1), [0.025, 0.975]))
+    means = np.take_along_axis(by_draw, chosen, axis=1).mean(axis=1)
+    low, high = np.exp(np.quantile(means, [0.025, 0.975], method="inverted_cdf"))  # which takes infinite means as they are
     table = pairs[[*PAIRED_BY, "flops", "loss"]].assign(baseline_loss=pairs["loss_baseline"], multiplier=np.exp(logs))
     return Multiplier(float(np.exp(logs.mean())), float(low), float(high), table)
 
@@ -62,5 +63,6 @@ def _log_multipliers(constants: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
         root = np.exp(middle / 2)
         enough = chinchilla.loss(law, params * root, tokens * root) <= target
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    middle = np.where(high >= _LOG_RANGE, np.inf, np.where(low <= -_LOG_RANGE, -np.inf, (low + high) / 2))
     cost = np.log((pairs["flops"] / pairs["flops_baseline"]).to_numpy(float))
-    return (low + high) / 2 - cost
+    return middle - cost

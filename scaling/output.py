@@ -25,18 +25,17 @@ def say(text: str) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Rows as a table, columns by the first row's keys."""
+    """Rows as a table, columns by the first row's keys. Files and pipes, which have no width, get 200 columns."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(markup=False, highlight=False) if sys.stdout.isatty() else Console(markup=False, highlight=False, width=200)
     shown = Table(title=title, title_justify="left")
     for name in rows[0] if rows else ():
         shown.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
     for row in rows:
         shown.add_row(*(_text(value) for value in row.values()))
-    console = Console()
-    # A table wider than a pipe's 80 columns would be cut: files and pipes get it whole.
-    console.print(shown, width=None if console.is_terminal else 200)
+    console.print(shown)
 
 
 def listing(values: Mapping[str, Any], indent: str = "") -> None:

@@ -29,7 +29,7 @@ class Penalty:
     """`value` = follower's compute / leader's, at equal loss; infinite and `feasible = False` where no compute suffices.
 
     With served tokens both computes include 2 N per served token. `decades_outside` says by how far the computes lie
-    beyond the range that the curve was fitted on.
+    beyond the range of compute that the curve was fitted on, serving left out.
     """
 
     value: float
@@ -140,7 +140,9 @@ def compute_penalty(
     each, and allocates for the least sum of training and serving. Raises InputError.
     """
     values = {"flops": flops, "structure": structure, "data": data, "overtraining": overtraining, "allocation_error": allocation_error}
-    values |= {"unique_tokens": unique_tokens or math.inf, "follower_unique_tokens": follower_unique_tokens or math.inf}
+    unique = math.inf if unique_tokens is None else unique_tokens
+    follower_unique = unique if follower_unique_tokens is None else follower_unique_tokens
+    values |= {"unique_tokens": unique, "follower_unique_tokens": follower_unique}
     for name, value in values.items():
         if not value > 0 or (math.isinf(value) and "unique" not in name):
             raise InputError(f"penalty: {name} must be positive{'' if 'unique' in name else ' and finite'}, got {value}")
@@ -153,16 +155,17 @@ def compute_penalty(
     if served_tokens and overtraining != 1:
         raise InputError("penalty: served_tokens already decides how long the leader trains; leave overtraining at 1")
 
-    lead = _Lab(curve, 1.0, 1.0, unique_tokens or math.inf)
-    follow = _Lab(follower or curve, structure, data, follower_unique_tokens or unique_tokens or math.inf)
+    lead = _Lab(curve, 1.0, 1.0, unique)
+    follow = _Lab(follower or curve, structure, data, follower_unique)
     leader = _leader(lead, flops, overtraining, served_tokens)
     params, tokens = _follower(follow, leader, fixed, allocation_error, served_tokens)
-    outside = curve.decades_outside(flops)
+    outside = curve.decades_outside(flops=flops)
     if not math.isfinite(params * tokens):
         reason = _why_impossible(follow, leader, fixed)
         return Penalty(math.inf, leader, Allocation(params, tokens, math.nan, math.inf), False, reason, outside)
     reached = follow.allocation(params, tokens, served_tokens)
-    return Penalty(reached.flops / leader.flops, leader, reached, True, "", max(outside, follow.curve.decades_outside(reached.flops)))
+    trained = follow.cost(params, tokens, 0.0)
+    return Penalty(reached.flops / leader.flops, leader, reached, True, "", max(outside, follow.curve.decades_outside(flops=trained)))
 
 
 def _leader(lab: _Lab, flops: float, overtraining: float, served: float) -> Allocation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -16,12 +16,14 @@ from scaling.errors import InputError
 from scaling.run import RunConfig
 from scaling.toml_files import PositiveFloat, PositiveInt, Strict, read_toml, validated
 
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+
 
 class Ladder(Strict):
     """Model sizes: widths of `models.ladder`, at one context length."""
 
     widths: list[PositiveInt] = pydantic.Field(min_length=1)
-    context: PositiveInt = 128
+    context: PositiveInt = 64
 
 
 class Budgets(Strict):
@@ -58,7 +60,7 @@ class Train(Strict):
 
     precision: str = "fp32"
     schedule: str = "wsd"
-    seeds: list[int] = pydantic.Field(default=[0], min_length=1)
+    seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
     learning_rate: PositiveFloat | None = None
     batch: PositiveInt | None = None
     micro_batch: PositiveInt | None = None
@@ -98,6 +100,15 @@ class Plan(Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"arms: every name must be there once, got {', '.join(names)}")
         known = {*self.budgets.flops, *self.budgets.holdout}
+        once: dict[str, list[Any]] = {
+            "budgets": [*self.budgets.flops, *self.budgets.holdout],
+            "ladder.widths": self.ladder.widths,
+            "train.seeds": self.train.seeds,
+        }
+        for key, values in once.items():
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"{key}: {twice[0]:g} is there twice")
         for arm in self.arms:
             unknown = set(arm.budgets or ()) - known
             if unknown:
@@ -137,7 +148,7 @@ class Plan(Strict):
                 shapes.append((shape, tokens))
         if not shapes:
             raise InputError(
-                f"no width leaves {recipe.MIN_STEPS} steps; raise the budget or add a smaller width than {min(self.ladder.widths)}"
+                f"no width leaves {recipe.MIN_STEPS} steps; raise the budget or add a smaller width than {min(arm.widths or self.ladder.widths)}"
             )
         wanted = arm.sizes or (self.budgets.holdout_sizes if holdout else self.budgets.sizes) or len(shapes)
 

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib
-
-matplotlib.use("Agg")  # files only; no display is needed or touched
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -53,27 +50,27 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return styled
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes the figure as PNG (whole or not at all) and closes it; returns the path."""
+    """Writes the figure as PNG, whole or not at all; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     # Without the software stamp the same numbers give the same file.
     figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
     temporary.replace(path)
-    plt.close(figure)
     return path
 
 
 def _axes(width: float = 7.0, height: float = 4.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
-    return figure, list(axes[0])
+    # Not through pyplot: no window system is asked for, the caller's backend stays, and nothing keeps the figure alive.
+    figure = Figure(figsize=(width, height))
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _power_of_ten(value: float) -> str:
@@ -95,7 +92,7 @@ def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
     """Loss against model size, one profile a budget, with the fitted law at that budget; the held-out budget is hollow."""
     figure, (axis,) = _axes()
     budgets = sorted(runs["budget"].unique())
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(budgets)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(budgets)))
     for budget, shade in zip(budgets, shades, strict=True):
         part = runs[runs["budget"] == budget].groupby("params", as_index=False)[["loss", "flops", "tokens"]].mean()
         held = bool(runs.loc[runs["budget"] == budget, "holdout"].any())
@@ -138,7 +135,7 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
     axis.plot(runs.loc[held, "flops"], runs.loc[held, "loss"], "D", color=RED, markersize=6)
     predicted = curve.loss(params=runs.loc[held, "params"].to_numpy(), tokens=runs.loc[held, "tokens"].to_numpy())
     axis.plot(runs.loc[held, "flops"], predicted, "_", color=BLUE, markersize=14, markeredgewidth=2)
-    axis.annotate("fitted frontier, 95% band", (grid[40], low[40]), xytext=(-20, -30), textcoords="offset points", color=BLUE, ha="right")
+    axis.annotate("fitted frontier, 95% band", (grid[40], low[40]), xytext=(-6, -18), textcoords="offset points", color=BLUE, ha="right")
     if held.any():
         text = f"held out: median error {error:.2%}\n(no-change baseline {baseline_error:.1%});\nbars: predicted"
         axis.annotate(
@@ -312,6 +309,7 @@ def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
             color=colour,
             ha="right",
         )
+    axis.margins(y=0.1)
     axis.axvline(max(curve.range["flops"][1] for curve in curves), color=BLACK, linewidth=0.8, linestyle=":")
     axis.annotate(
         "end of the data",

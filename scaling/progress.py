@@ -22,7 +22,7 @@ class SweepProgress:
     """Shows a sweep (`scaling.sweeps.Progress`)."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._shares: dict[Job, float] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from models.config import ModelConfig
 from models.precision import policy
 from scaling import recipe
+from scaling.data.corpora import Corpus
 from scaling.errors import InputError
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
@@ -46,6 +47,7 @@ class RunConfig:
     validation_tokens: int = 131_072
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
         for name in ("tokens", "micro_batch", "epochs", "validation_tokens"):
             _require(
                 isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
@@ -100,10 +102,30 @@ class RunConfig:
         return cls(model=ModelConfig(**fields.pop("model")), **fields)
 
 
-def run_id(config: RunConfig, corpus_id: str, threads: int) -> str:
-    """The identity of a run: 16 hex digits of the hash of everything that its result may depend on, bit for bit.
+def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
+    """Distinct training tokens that the run sees; InputError where the corpus cannot serve it."""
+    context = config.model.context
+    available = (corpus.manifest["train_bytes"] - 1) // context * context
+    if available < context or corpus.manifest["validation_bytes"] <= 2 * context:
+        raise InputError(
+            f"context = {context} is too long for corpus {corpus.id}: its validation split has {corpus.manifest['validation_bytes']} tokens"
+        )
+    if config.tokens_trained > available * config.epochs:
+        raise InputError(
+            f"{config.tokens_trained} tokens asked for, but the training split of corpus {corpus.id} has {available}"
+            f" (epochs = {config.epochs}); set epochs = {math.ceil(config.tokens_trained / available)} to repeat them"
+        )
+    if config.model.vocab_size < corpus.manifest["vocab_size"]:
+        raise InputError(
+            f"vocab_size = {config.model.vocab_size} is smaller than the {corpus.manifest['vocab_size']} symbols of corpus {corpus.id}"
+        )
+    return min(config.tokens_trained, available)
 
-    The name of the arm is a label and left out, so that two plans that call the same run differently train it once.
+
+def run_id(config: RunConfig, corpus_id: str, threads: int) -> str:
+    """The identity of a run: 16 hex digits of the hash of its configuration, corpus, thread count and NUMERICS_VERSION.
+
+    On one device and one set of library versions that decides the result bit for bit; the record names device and versions. The name of the arm is a label and left out, so that two plans that call the same run differently train it once.
     """
     fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "numerics": NUMERICS_VERSION}
     del fields["arm"]
@@ -143,6 +165,7 @@ class RunRecord:
     compile_seconds: float
     evaluation_seconds: float
     tokens_per_second: float
+    flops_per_second: float  # by the exact count; over a chip's peak it is the utilisation
     threads: int
     device: str
     versions: dict[str, str]

@@ -11,26 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from fits.runs import COLUMNS
 from scaling.errors import InputError
 from scaling.run import RunRecord
 
 SCHEMA_VERSION = 1
-COLUMNS = [
-    "run_id",
-    "corpus",
-    "arm",
-    "precision",
-    "seed",
-    "params",
-    "active_params",
-    "non_embedding_params",
-    "tokens",
-    "unique_tokens",
-    "flops",
-    "loss",
-    "loss_se",
-    "status",
-]
+APPLICATION_ID = 0x150105  # in the file's header, so that no other database is taken for a store
+RETRIES = 100
 _MORE = ("reason", "width", "layers", "experts", "batch", "steps", "learning_rate", "train_seconds", "tokens_per_second", "device")
 
 
@@ -41,17 +28,37 @@ class Store:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._connect() as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version > SCHEMA_VERSION:
-                    raise InputError(f"{path}: written by a newer isoloss (schema {version}, this one reads {SCHEMA_VERSION}); upgrade it")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS runs (run_id TEXT PRIMARY KEY, status TEXT NOT NULL, ended REAL NOT NULL, record TEXT NOT NULL)"
-                )
-                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            for attempt in range(RETRIES):
+                try:
+                    return self._prepare()
+                except sqlite3.OperationalError as error:  # several processes make the same store at once
+                    if "locked" not in str(error) or attempt == RETRIES - 1:
+                        raise
+                    time.sleep(0.05)
+        except sqlite3.OperationalError as error:
+            raise InputError(f"{path}: cannot be opened as a run store: {error}") from error
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: not a run store: {error}") from error
+
+    def _prepare(self) -> None:
+        """Makes the table in a new file; refuses a database of another kind or a newer version untouched."""
+        with self._connect() as connection:
+            application, version, tables = (
+                connection.execute(query).fetchone()[0]
+                for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+            )
+            if application == APPLICATION_ID and version == SCHEMA_VERSION:
+                return
+            if application == APPLICATION_ID and version > SCHEMA_VERSION:
+                raise InputError(f"{self.path}: written by a newer isoloss (schema {version}, this one reads {SCHEMA_VERSION}); upgrade it")
+            if tables:
+                raise InputError(f"{self.path}: a database, but not a run store of isoloss")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS runs (run_id TEXT PRIMARY KEY, status TEXT NOT NULL, ended REAL NOT NULL, record TEXT NOT NULL)"
+            )
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from scaling import engines
 from scaling.data.corpora import Corpus, load_corpus
 from scaling.errors import InputError
 from scaling.plan import Job, Plan, read_plan
-from scaling.run import RunRecord, run_id
+from scaling.run import RunRecord, run_id, unique_tokens
 from scaling.store import Store
 
 ENGINES = ("local",)
@@ -38,9 +37,9 @@ class Sweep:
     jobs: dict[str, Job]  # by run id
 
     def frame(self, store: Store) -> pd.DataFrame:
-        """The plan's finished runs: the columns of the store, `budget` and `holdout`."""
+        """The plan's runs in the store, failed ones with their reason: the columns of the store, `budget` and `holdout`."""
         frame = store.frame()
-        frame = frame[frame["run_id"].isin(list(self.jobs)) & (frame["status"] != "failed")].reset_index(drop=True)
+        frame = frame[frame["run_id"].isin(list(self.jobs))].reset_index(drop=True)
         jobs = [self.jobs[run] for run in frame["run_id"]]
         return frame.assign(
             arm=[job.config.arm for job in jobs], budget=[job.budget for job in jobs], holdout=[job.holdout for job in jobs]
@@ -53,10 +52,21 @@ def prepare(plan: str | Path | dict[str, Any] | Plan) -> Sweep:
     jobs = plan.jobs()
     corpus = load_corpus(plan.corpus)
     for job in jobs:
-        _check_tokens(job, corpus)
+        try:
+            unique_tokens(job.config, corpus)
+        except InputError as error:
+            raise InputError(f"arm {job.config.arm!r}, width {job.config.model.width}, {job.budget:g} FLOP: {error}") from error
     # Runs name the corpus as it was built, so that a later rebuild cannot slip into the same sweep.
     jobs = [dataclasses.replace(job, config=dataclasses.replace(job.config, corpus=corpus.id)) for job in jobs]
-    return Sweep(plan, corpus, {run_id(job.config, corpus.id, engines.WORKER_THREADS): job for job in jobs})
+    by_id: dict[str, Job] = {}
+    for job in jobs:
+        run = run_id(job.config, corpus.id, engines.WORKER_THREADS)
+        if run in by_id:
+            raise InputError(
+                f"arms {by_id[run].config.arm!r} and {job.config.arm!r} ask for the same run (width {job.config.model.width}, {job.budget:g} FLOP); they differ in nothing but the name"
+            )
+        by_id[run] = job
+    return Sweep(plan, corpus, by_id)
 
 
 def sweep(
@@ -101,13 +111,3 @@ def sweep(
         if progress:
             progress.close()
     return prepared.frame(runs)
-
-
-def _check_tokens(job: Job, corpus: Corpus) -> None:
-    config = job.config
-    available = (corpus.manifest["train_bytes"] - 1) // config.model.context * config.model.context
-    if config.tokens_trained > available * config.epochs:
-        raise InputError(
-            f"plan: arm {config.arm!r}, width {config.model.width} at {job.budget:g} FLOP needs {config.tokens_trained} tokens, but corpus"
-            f" {corpus.id} has {available}; set epochs = {math.ceil(config.tokens_trained / available)} under [train], or lower the budget"
-        )

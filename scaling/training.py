@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 import os
 import platform
@@ -20,10 +21,10 @@ import numpy as np
 import models
 from scaling import checkpoints, step
 from scaling.data.corpora import Corpus, load_corpus
-from scaling.errors import InputError
-from scaling.run import RunConfig, RunRecord, run_id
+from scaling.run import NUMERICS_VERSION, RunConfig, RunRecord, run_id, unique_tokens
 
 CURVE_POINTS = 32  # of the training curve kept in the record
+BLOCK_BYTES = 8192  # two of a corpus' chunks, whose places in the stream are random
 EVALUATION_GROUP = 8  # validation sequences that go through the model at once
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -38,14 +39,15 @@ def train(
     the newest one, to the same bits as a run that was never interrupted.
     """
     corpus = load_corpus(config.corpus)
-    unique_tokens = _unique_tokens(config, corpus)
+    unique = unique_tokens(config, corpus)
+    run = run_id(config, corpus.id, threads())
     static = step.Static(config.model, config.precision, config.micro_batch, config.schedule)
     data = step.Data(jnp.asarray(corpus.train()), jnp.asarray(sequence_order(corpus, config.model.context, config.seed)))
     hyper = _hyper(config)
 
     started = time.perf_counter()
     state = step.initialise(static, jnp.int32(config.seed))
-    state, curve = checkpoints.restore(checkpoint, config, state) if checkpoint else (state, [])
+    state, curve = checkpoints.restore(checkpoint, run, state) if checkpoint else (state, [])
     compiled = step.train_steps.lower(static, state, data, hyper, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - started
 
@@ -60,25 +62,26 @@ def train(
         if not math.isfinite(curve[-1][0]):
             break
         if checkpoint and done % checkpoint_every == 0:
-            checkpoints.save(checkpoint, config, state, curve)
+            checkpoints.save(checkpoint, run, state, curve)
         if progress:
             progress(done, config.steps)
     train_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    losses = _validation(static, state.params, corpus, config) if done == config.steps else np.array([np.nan])
+    losses, places = _validation(static, state.params, corpus, config) if done == config.steps else (np.array([np.nan]), np.zeros(1))
     finite = bool(np.isfinite(losses).all())
-    trained_here = (done - first) * config.sequences * config.model.context
+    rate = (done - first) * config.sequences * config.model.context / train_seconds
     return RunRecord(
-        **_identity(config, corpus, unique_tokens),
+        **_identity(config, corpus, unique),
         loss=float(losses.mean()) if finite else None,
-        loss_se=float(losses.std(ddof=1) / math.sqrt(losses.size)) if finite else None,
+        loss_se=standard_error(losses, places) if finite else None,
         status="done" if finite else "diverged",
         reason="" if finite else f"the loss was not finite at step {done}",
         train_seconds=train_seconds,
         compile_seconds=compile_seconds,
         evaluation_seconds=time.perf_counter() - started,
-        tokens_per_second=trained_here / train_seconds if trained_here else 0.0,
+        tokens_per_second=rate,
+        flops_per_second=rate * models.training_flops(config.model).training,
         train_loss=[
             float(part.mean()) for part in np.array_split(np.array(curve)[:, 0], CURVE_POINTS) if part.size and np.isfinite(part).all()
         ],
@@ -88,12 +91,8 @@ def train(
 
 def threads() -> int:
     """CPU threads that XLA was started with: NPROC where it is set (as for the sweep's workers), else all of this process'."""
-    return int(os.environ.get("NPROC") or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def planned_id(config: RunConfig, corpus: Corpus, thread_count: int) -> str:
-    """The id that a run of `config` will have when trained with `thread_count` threads."""
-    return run_id(config, corpus.id, thread_count)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("NPROC") or available)
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
@@ -103,21 +102,6 @@ def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
     """
     count = (corpus.manifest["train_bytes"] - 1) // context
     return np.random.Generator(np.random.Philox(key=[seed, context])).permutation(count).astype(np.int32)
-
-
-def _unique_tokens(config: RunConfig, corpus: Corpus) -> int:
-    context = config.model.context
-    available = (corpus.manifest["train_bytes"] - 1) // context * context
-    if config.tokens_trained > available * config.epochs:
-        raise InputError(
-            f"run: {config.tokens_trained} tokens asked for, but corpus {corpus.id} has {available} in its training split"
-            f" (epochs = {config.epochs}); set epochs = {math.ceil(config.tokens_trained / available)} to repeat them"
-        )
-    if config.model.vocab_size < corpus.manifest["vocab_size"]:
-        raise InputError(
-            f"run: vocab_size = {config.model.vocab_size} is smaller than the {corpus.manifest['vocab_size']} symbols of corpus {corpus.id}"
-        )
-    return min(config.tokens_trained, available)
 
 
 def _processor() -> str:
@@ -141,8 +125,16 @@ def _hyper(config: RunConfig) -> step.Hyper:
     )
 
 
-def _validation(static: step.Static, params: step.Params, corpus: Corpus, config: RunConfig) -> np.ndarray:
-    """Loss of each validation sequence: evenly spread over the validation stream, the same ones for every run of a context."""
+def standard_error(losses: np.ndarray, places: np.ndarray) -> float:
+    """Of the mean of `losses`, clustered: sequences within BLOCK_BYTES of the stream come from one text and err together."""
+    excess = losses - losses.mean()
+    _, block = np.unique(places // BLOCK_BYTES, return_inverse=True)
+    sums = np.bincount(block, weights=excess)
+    return float(np.sqrt(np.sum(sums**2) * sums.size / max(1, sums.size - 1)) / losses.size)
+
+
+def _validation(static: step.Static, params: step.Params, corpus: Corpus, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each validation sequence and its place in the stream: evenly spread, the same ones for every run of a context."""
     stream = corpus.validation()
     context = config.model.context
     available = (stream.size - 1) // context
@@ -150,10 +142,11 @@ def _validation(static: step.Static, params: step.Params, corpus: Corpus, config
     groups = max(1, wanted // EVALUATION_GROUP)
     size = min(wanted, EVALUATION_GROUP)
     index = np.linspace(0, available - 1, groups * size).astype(np.int32).reshape(groups, size)
-    return np.asarray(step.validation_losses(static, params, jnp.asarray(stream), jnp.asarray(index)), np.float64).reshape(-1)
+    losses = step.validation_losses(static, params, jnp.asarray(stream), jnp.asarray(index))
+    return np.asarray(losses, np.float64).reshape(-1), index.reshape(-1) * context
 
 
-def _identity(config: RunConfig, corpus: Corpus, unique_tokens: int) -> dict[str, Any]:
+def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
     params, flops = models.count_params(config.model), models.training_flops(config.model)
     device = jax.devices()[0]
@@ -167,7 +160,7 @@ def _identity(config: RunConfig, corpus: Corpus, unique_tokens: int) -> dict[str
         "active_params": params.active,
         "non_embedding_params": params.non_embedding,
         "tokens": config.tokens_trained,
-        "unique_tokens": unique_tokens,
+        "unique_tokens": unique,
         "flops": flops.training * config.tokens_trained,
         "flops_causal": flops.training_causal * config.tokens_trained,
         "width": config.model.width,
@@ -178,6 +171,13 @@ def _identity(config: RunConfig, corpus: Corpus, unique_tokens: int) -> dict[str
         "learning_rate": config.peak,
         "threads": threads(),
         "device": _processor() if device.platform == "cpu" else device.device_kind,
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__},
+        "versions": {
+            "isoloss": importlib.metadata.version("isoloss"),
+            "numerics": str(NUMERICS_VERSION),
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "flax": flax.__version__,
+        },
         "config": config.as_dict(),
     }

@@ -50,6 +50,11 @@ def _starts(inputs: np.ndarray, log_loss: np.ndarray) -> np.ndarray:
     return np.array(starts)
 
 
+def _lower(log_loss: np.ndarray) -> np.ndarray:
+    """E at least a millionth of the smallest loss, exponents at least 0.001: what is there is called zero."""
+    return np.array([log_loss.min() + np.log(1e-6), -np.inf, -np.inf, 1e-3, 1e-3])
+
+
 CHINCHILLA = Law(
     name="chinchilla",
     formula="E + A * params^-alpha + B * tokens^-beta",
@@ -59,6 +64,7 @@ CHINCHILLA = Law(
     to_constants=_to_constants,
     from_constants=_from_constants,
     starts=_starts,
+    lower=_lower,
 )
 
 

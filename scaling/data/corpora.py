@@ -27,6 +27,7 @@ CHUNK_BYTES = 4096
 MIN_BYTES = 100_000
 VALIDATION_SHARE = 0.02
 VALIDATION_MIN_BYTES = 100_000  # aimed at, up to a fifth of a small corpus
+VALIDATION_LEAST_BYTES = 8192
 _NOT_ALPHANUMERIC = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
 _SPLIT_SALT = b"isoloss-split-1"
 
@@ -129,6 +130,11 @@ def build(name: str, texts: Iterable[tuple[str, bytes]], shelf: Path) -> Path:
     held_out = [chunk for key, chunk in chunks if _fraction(key) < share]
     training = [chunk for key, chunk in chunks if _fraction(key) >= share]
     streams = {"train": b"\n\n".join(training), "validation": b"\n\n".join(held_out)}
+    if len(streams["validation"]) < VALIDATION_LEAST_BYTES:
+        raise InputError(
+            f"corpus {name!r}: only {len(streams['validation'])} bytes fell to the validation split, at least {VALIDATION_LEAST_BYTES} are needed;"
+            " give more text, or text with shorter lines"
+        )
     digest = hashlib.sha256(hashlib.sha256(streams["train"]).digest() + hashlib.sha256(streams["validation"]).digest()).hexdigest()
     manifest = {
         "name": name,
@@ -150,6 +156,9 @@ def build(name: str, texts: Iterable[tuple[str, bytes]], shelf: Path) -> Path:
 
 def _write(folder: Path, streams: dict[str, bytes], manifest: dict) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(".building-*"):  # of builds that were killed
+        if time.time() - stale.stat().st_mtime > 3600:
+            shutil.rmtree(stale, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     for stream, data in streams.items():
         (temporary / f"{stream}.bin").write_bytes(data)

@@ -75,9 +75,9 @@ def test_prediction_interval_holds_new_runs():
 def test_decades_outside():
     found = fits.load("besiroglu2024")
     high = found.range["flops"][1]
-    assert found.decades_outside(high / 2) == 0
-    assert found.decades_outside(100 * high) == pytest.approx(2)
-    assert found.decades_outside(found.range["flops"][0] / 10) == pytest.approx(1)
+    assert found.decades_outside(flops=high / 2) == 0
+    assert found.decades_outside(flops=100 * high) == pytest.approx(2)
+    assert found.decades_outside(flops=found.range["flops"][0] / 10) == pytest.approx(1)
 
 
 def test_a_saved_curve_comes_back_whole(curve, tmp_path):
@@ -100,6 +100,12 @@ def test_a_saved_curve_comes_back_whole(curve, tmp_path):
         (lambda fields: (fields.pop("checksum"), fields["constants"].update(E="high")), "object of numbers"),
         (lambda fields: (fields.pop("checksum"), fields.update(colour="red")), "unknown key 'colour'"),
         (lambda fields: fields.update(format=99), "format 99"),
+        (lambda fields: (fields.pop("checksum"), fields.update(draws=[1, 2, 3])), "draws"),
+        (lambda fields: (fields.pop("checksum"), fields.update(draws=[[1.0, 2.0]])), "draws"),
+        (lambda fields: (fields.pop("checksum"), fields.update(flops_per_param_token="6")), "flops_per_param_token"),
+        (lambda fields: (fields.pop("checksum"), fields.update(range={"flops": [1]})), "range"),
+        (lambda fields: (fields.pop("checksum"), fields.update(about=[])), "about"),
+        (lambda fields: (fields.pop("checksum"), fields.update(law=["chinchilla"])), "law"),
     ],
 )
 def test_a_spoiled_curve_file_is_refused(curve, tmp_path, edit, says):

@@ -99,6 +99,38 @@ def test_an_undetermined_direction_is_not_certified():
     assert curve.certificate["reason"] or curve.certificate["condition"] > 1e10
 
 
+def test_a_term_that_the_runs_do_not_show_ends_at_its_bound_and_is_named():
+    """Planted without irreducible loss: E goes to its bound in about half of all tables and resamples, and that is an optimum too."""
+    at_bound = 0
+    for seed in range(4):
+        curve = fits.fit("chinchilla", planted(36, 2e-2, seed=seed, truth=TRUTH | {"E": 1e-9}), bootstrap=100)
+        assert curve.certificate is not None
+        assert curve.certificate["certified"]
+        assert curve.about["bootstrap_converged"] >= 97
+        assert curve.draws is not None
+        assert (curve.draws[:, 0] < 1e-4).any()
+        if curve.certificate["active_bounds"]:
+            at_bound += 1
+            assert curve.certificate["active_bounds"] == ["E"]
+            assert "E ended at the lower bound" in curve.certificate["reason"]
+            assert curve.constants["E"] == pytest.approx(1e-6 * curve.range["loss"][0], rel=1e-6)
+    assert at_bound
+
+
+def test_runs_that_contradict_the_law_are_not_certified():
+    worse_with_tokens = planted().assign(loss=lambda frame: 2 + 0.1 * np.log(frame["tokens"] / 1e9))
+    curve = fits.fit("chinchilla", worse_with_tokens)
+    assert curve.certificate is not None
+    assert curve.certificate["reason"]
+    assert curve.constants["beta"] > 0
+
+
+def test_mixed_arms_are_noted():
+    curve = fits.fit("chinchilla", planted().assign(arm=["dense", "moe"] * 18))
+    assert "'arm'" in curve.about["warnings"][0]
+    assert fits.fit("chinchilla", planted()).about["warnings"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -126,6 +158,8 @@ def test_too_few_points_mixed_corpora_and_unknown_names_are_refused():
         fits.fit("chinchilla", planted(), objective="mse")
     with pytest.raises(fits.InputError, match="delta"):
         fits.fit("chinchilla", planted(), delta=0.0)
+    with pytest.raises(fits.InputError, match="bootstrap and seed"):
+        fits.fit("chinchilla", planted(), bootstrap=-1)
 
 
 def test_huber_is_continuous_and_quadratic_then_linear():

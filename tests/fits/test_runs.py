@@ -21,6 +21,12 @@ def test_foreign_columns_are_mapped_and_the_third_follows(tmp_path):
     assert runs.attrs["derived"] == "tokens by C = 6 N D"
 
 
+def test_columns_may_be_swapped(tmp_path):
+    path = write(tmp_path / "runs.csv", "params,tokens,loss\n1e9,1e6,3.0\n")
+    runs = fits.read_runs(path, columns={"params": "tokens", "tokens": "params"})
+    assert runs[["params", "tokens"]].to_numpy().tolist() == [[1e6, 1e9]]
+
+
 def test_filters_are_parsed_not_evaluated():
     frame = pd.DataFrame({"Model Size": [1.0, 2.0, 3.0], "arm": ["dense", "moe and more", "dense"], "loss": [3.0, 2.5, 2.0]})
     assert select(frame, "loss < 2.9").index.tolist() == [1, 2]
@@ -41,6 +47,7 @@ def test_filters_are_parsed_not_evaluated():
         ("params,loss\n1,2\n", "two of the columns"),
         ("params,tokens,loss\n1e6,1e8,3\n1e6,many,3\n", "row 3, column 'tokens': 'many'"),
         ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,3\n1e6,1e8,-1\n", "row 4, column 'loss'"),
+        ("params,tokens,loss\n1e6,1e8,3,9\n1e6,1e8,3,9\n", "more fields than the heading"),
         ("params,tokens,loss\n1e6,1e8,3,9,9\n1,2\n1,2,3,4,5,6,7\n", "cannot be read as a table"),
     ],
 )

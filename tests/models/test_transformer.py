@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ T = 12
 
 def make(experts: int = 0, precision: str = "fp32", **more) -> Transformer:
     moe = {"experts": experts, "experts_per_token": 2} if experts else {}
-    config = ModelConfig(layers=2, width=32, heads=2, vocab_size=64, context=T, **moe, **more)
+    config = ModelConfig(**({"layers": 2, "width": 32, "heads": 2, "vocab_size": 64, "context": T} | moe | more))
     model = Transformer(config, precision, rngs=nnx.Rngs(0))
     # The head starts at zero; a trained one does not, and properties must hold for it.
     model.head_DV.set_value(jax.random.normal(jax.random.key(1), (32, 64)))
@@ -68,6 +70,33 @@ def test_rope_scores_depend_on_distance_only():
         band = np.diagonal(scores_TS, -distance)
         np.testing.assert_allclose(band, band[0], rtol=1e-4, atol=1e-4)
     assert np.ptp(scores_TS[:, 0]) > 0.1  # and it does depend on distance
+
+
+def test_attention_sees_order_and_normalises_queries_and_keys():
+    """Without positions, swapping two earlier tokens could not matter to a later one; with QK-norm the size of W_qk does not."""
+    model = make(layers=1)
+    tokens_BT = jnp.arange(T)[None]
+    swapped = tokens_BT.at[0, 2].set(5).at[0, 5].set(2)
+    assert float(jnp.abs(model(tokens_BT)[0, -1] - model(swapped)[0, -1]).max()) > 1e-3
+    before = model(tokens_BT)
+    qkv_LD3NH = model.blocks_L.attention.qkv_D3NH
+    qkv_LD3NH.set_value(qkv_LD3NH[...].at[:, :, :2].multiply(10.0))
+    np.testing.assert_allclose(model(tokens_BT), before, atol=1e-3)
+
+
+def test_deeper_models_add_less_per_branch():
+    """With the residual multiplier 16 layers move the stream no farther than 2 do."""
+
+    def moved(layers: int) -> float:
+        config = ModelConfig(layers=layers, width=32, heads=2, context=T)
+        model: Any = Transformer(config, rngs=nnx.Rngs(0))
+        model.head_DV.set_value(jnp.eye(32, 256))
+        model.final_norm = lambda x: x
+        tokens_BT = jnp.arange(T)[None]
+        start = model.embedding_VD[...][tokens_BT]
+        return float(jnp.sqrt(jnp.mean(jnp.square(model(tokens_BT)[..., :32] - start))))
+
+    assert moved(16) < 1.2 * moved(2)
 
 
 def test_bf16_multiplies_in_bf16_and_keeps_the_rest_in_float32():

@@ -39,6 +39,8 @@ def test_demo_end_to_end_and_again(plan, tmp_path, monkeypatch):
     assert len(results["runs"]) == len(first.runs)
     assert set(results["holdout"]) >= {"budget", "error", "baseline_error"}
     assert results["holdout"]["runs"] == 2
+    dense = [run for run in results["runs"] if run["arm"] == "dense"]
+    assert results["fit"]["rows"] == sum(not run["holdout"] for run in dense) == len(dense) - 2
     assert set(results["multipliers"]) == {"bf16"}
     free = [row for row in results["penalty"] if row["setting"] == "free"]
     assert len(free) == 3 * 33
@@ -82,4 +84,9 @@ def test_plans_that_cannot_be_a_demo_are_refused_before_anything_is_written(plan
 
     with pytest.raises(InputError, match="holdout"):
         run_demo(tmp_path / "out", read_plan(plan | {"budgets": {"flops": [4e9, 8e9]}}))
+    with pytest.raises(InputError, match="needs at least 6"):
+        run_demo(tmp_path / "out", read_plan(plan | {"ladder": {"widths": [16], "context": 32}}))
+    arms = [{"name": "dense", "widths": [16, 32]}, {"name": "bf16", "precision": "bf16", "widths": [48], "budgets": [1.5e10]}]
+    with pytest.raises(InputError, match="to be compared with"):
+        run_demo(tmp_path / "out", read_plan(plan | {"arms": arms}))
     assert not (tmp_path / "out").exists()

@@ -60,6 +60,11 @@ def test_what_a_run_costs_more_is_taken_off():
     assert measure_multiplier(CURVE, runs(1.0), dearer).value == pytest.approx(2.0 / 1.25, rel=1e-6)
 
 
+def test_what_is_beyond_the_law_is_infinite():
+    beyond = runs(1.0).assign(loss=0.9 * CURVE.constants["E"])
+    assert np.isinf(measure_multiplier(CURVE, runs(1.0), beyond).value)
+
+
 def test_without_pairs_there_is_no_multiplier():
     with pytest.raises(InputError, match="no run of the variant"):
         measure_multiplier(CURVE, runs(1.0), runs(2.0).assign(seed=7))

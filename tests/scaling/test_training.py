@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from scaling import recipe, step
 from scaling.data.corpora import load_corpus
 from scaling.errors import InputError
 from scaling.run import RunConfig, run_id
-from scaling.training import sequence_order, train
+from scaling.training import sequence_order, standard_error, threads, train
 
 SHAPE = models.ladder(16, context=32)
 
@@ -73,6 +74,34 @@ def test_a_checkpoint_of_another_run_is_refused(text_folder, tmp_path):
         train(config(text_folder, seed=1), checkpoint=tmp_path / "run")
 
 
+def test_a_checkpoint_is_not_carried_on_with_other_text(text_folder, tmp_path):
+    folder = tmp_path / "text"
+    shutil.copytree(text_folder, folder)
+    train(config(folder), checkpoint=tmp_path / "run", checkpoint_every=300)
+    next(folder.rglob("*.py")).write_text("# another text\n" * 1000)
+    with pytest.raises(InputError, match="belongs to another run"):
+        train(config(folder), checkpoint=tmp_path / "run")
+
+
+def test_validation_loss_is_on_the_validation_stream(record, text_folder, monkeypatch):
+    """Byte 7 is in no source file: a validation split of nothing else is far harder than the training text."""
+    corpus_class = type(load_corpus(str(text_folder)))
+    monkeypatch.setattr(corpus_class, "validation", lambda self: np.full(50_000, 7, np.uint8))
+    strange = train(config(text_folder)).loss
+    assert strange is not None
+    assert strange > record.loss + 1
+
+
+def test_standard_error_knows_that_neighbours_err_together():
+    generator = np.random.default_rng(0)
+    text_effect = np.repeat(generator.normal(0, 1, 200), 8)
+    losses = text_effect + generator.normal(0, 0.3, 1600)
+    naive = losses.std() / 40
+    found = standard_error(losses, np.arange(1600) * 1024)
+    assert found == pytest.approx(np.sqrt((1 + 0.3**2 / 8) / 200), rel=0.15)
+    assert found > 2.5 * naive
+
+
 def test_micro_batches_add_up(text_folder):
     """A step over 4 sequences is the same update whether they go through together or one by one."""
     losses = [train(config(text_folder, tokens=32 * 4 * 300, batch=4, micro_batch=rows, precision="fp32")).train_loss[0] for rows in (4, 1)]
@@ -125,6 +154,34 @@ def test_schedule_warms_up_holds_or_falls_and_ends_low(schedule):
     else:
         assert (np.diff(rates[2:]) < 0).all()
         assert rates[-1] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_thread_count_is_that_of_the_workers(monkeypatch):
+    monkeypatch.setenv("NPROC", "1")
+    assert threads() == 1
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert threads() == 1
+
+
+def test_decay_shrinks_weights_and_leaves_gains():
+    static = step.Static(SHAPE, "fp32", 1, "wsd")
+    params = step.initialise(static, jnp.int32(0)).params
+    still = jax.tree.map(jnp.zeros_like, params)
+    after = step.apply_update(params, still, jnp.float32(0.1), jnp.float32(0.5), SHAPE.width)
+    shrunk = 1 - 0.1 * 0.5  # rate * multiplier times decay * multiplier: free of width
+    np.testing.assert_allclose(after["embedding_VD"].get_value(), shrunk * params["embedding_VD"].get_value(), rtol=1e-6)
+    before_W, after_W = (tree["blocks_L"]["ffn"]["down_FD"].get_value() for tree in (params, after))
+    np.testing.assert_allclose(after_W, shrunk * before_W, rtol=1e-5)
+    np.testing.assert_array_equal(after["final_norm"]["gain"].get_value(), params["final_norm"]["gain"].get_value())
+
+
+def test_balance_loss_pushes_towards_balance(text_folder):
+    """The gradient that training uses, with a large balance coefficient, lowers the balance loss; without one it need not."""
+    shape = models.ladder(16, context=32, experts=4, experts_per_token=1)
+    loads = [train(config(text_folder, model=shape, balance_loss=weight)).expert_load_max for weight in (1.0, 0.0)]
+    assert loads[0] is not None
+    assert loads[1] is not None
+    assert loads[0] < min(loads[1], 2.0)
 
 
 def test_batch_grows_with_the_horizon_and_leaves_enough_steps():
