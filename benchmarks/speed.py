@@ -25,10 +25,9 @@ def machine() -> str:
     import jax
     import jaxlib
 
-    name = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
-    return f"{name or platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
+    from scaling.training import processor
+
+    return f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
 
 
 def timed(work: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:

@@ -58,6 +58,9 @@ class Curve:
             raise InputError(
                 f"curve {self.name!r}: law {self.law.name} has constants {', '.join(self.law.constants)}, got {', '.join(self.constants)}"
             )
+        wrong = [name for name in self.law.positive if self.constants[name] <= 0]
+        if wrong:
+            raise InputError(f"curve {self.name!r}: constant {wrong[0]} = {self.constants[wrong[0]]} must be positive in {self.law.name}")
         if self.draws is not None and self.draws.shape[1:] != (len(self.law.constants),):
             raise InputError(f"curve {self.name!r}: draws must hold {len(self.law.constants)} constants each, got shape {self.draws.shape}")
         wrong = [name for name, value in self.constants.items() if not math.isfinite(value)]

@@ -21,6 +21,7 @@ from scaling.errors import InputError
 from scaling.multipliers import PAIRED_BY, Multiplier, measure_multiplier
 from scaling.penalty import compute_penalty
 from scaling.plan import Plan, read_plan
+from scaling.run import NUMERICS_VERSION
 
 PUBLISHED = ("besiroglu2024", "hoffmann2022")
 PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
@@ -90,7 +91,10 @@ def run_demo(
     finished = runs[runs["status"] == "done"].reset_index(drop=True)
     baseline = finished[finished["arm"] == chosen.arms[0].name]
     seen, held = baseline[~baseline["holdout"]], baseline[baseline["holdout"]]
-    curve = dataclasses.replace(fits.fit("chinchilla", seen, bootstrap=BOOTSTRAP, seed=0), name="demo")
+    curve = fits.fit("chinchilla", seen, bootstrap=BOOTSTRAP, seed=0)
+    # The curve says how its runs were made: the whole plan, and the recipe's version with it.
+    about = curve.about | {"recipe": chosen.model_dump(mode="json", exclude_none=True) | {"numerics": NUMERICS_VERSION}}
+    curve = dataclasses.replace(curve, name="demo", about=about)
     multipliers = {
         arm.name: measure_multiplier(curve, baseline, finished[finished["arm"] == arm.name])
         for arm in chosen.arms[1:]

@@ -104,7 +104,7 @@ def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, context])).permutation(count).astype(np.int32)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name where the system tells it (Linux), else its architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -170,7 +170,7 @@ def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
         "steps": config.steps,
         "learning_rate": config.peak,
         "threads": threads(),
-        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
         "versions": {
             "isoloss": importlib.metadata.version("isoloss"),
             "numerics": str(NUMERICS_VERSION),

@@ -24,6 +24,7 @@ class Law:
     formula: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
+    positive: tuple[str, ...]  # constants that a curve must have above zero for its optimum to exist
     log_loss: Callable[[Array, Array], Array]
     to_constants: Callable[[np.ndarray], np.ndarray]
     from_constants: Callable[[np.ndarray], np.ndarray]

@@ -60,6 +60,7 @@ CHINCHILLA = Law(
     formula="E + A * params^-alpha + B * tokens^-beta",
     inputs=("params", "tokens"),
     constants=("E", "A", "B", "alpha", "beta"),
+    positive=("A", "B", "alpha", "beta"),
     log_loss=_log_loss,
     to_constants=_to_constants,
     from_constants=_from_constants,

@@ -105,6 +105,7 @@ def test_a_saved_curve_comes_back_whole(curve, tmp_path):
         (lambda fields: (fields.pop("checksum"), fields.update(flops_per_param_token="6")), "flops_per_param_token"),
         (lambda fields: (fields.pop("checksum"), fields.update(range={"flops": [1]})), "range"),
         (lambda fields: (fields.pop("checksum"), fields.update(about=[])), "about"),
+        (lambda fields: (fields.pop("checksum"), fields["constants"].update(beta=-0.1)), "beta = -0.1 must be positive"),
         (lambda fields: (fields.pop("checksum"), fields.update(law=["chinchilla"])), "law"),
     ],
 )
