@@ -50,10 +50,19 @@ def demo_figure(name: str, demo: Demo, out: Path) -> list[Path]:
     curves = {"demo": demo.curve} | {each: fits.load(each) for each in PUBLISHED}
     figure = next(figure for found, figure, _ in demo_figures(demo, "dense", curves) if found == name)
     dense = demo.runs[demo.runs["arm"] == "dense"]
+    predicted = demo.curve.loss(params=dense["params"].to_numpy(float), tokens=dense["tokens"].to_numpy(float))
+    flops = np.geomspace(dense["flops"].min(), 10 * dense["flops"].max(), 60)
+    low, high = np.quantile(demo.curve.frontier_draws(flops), [0.025, 0.975], axis=0)
+    fitted = [demo.curve.optimal(c).loss for c in flops]
     numbers = {
-        "isoflop": dense,
-        "frontier": dense,
-        "multipliers": pd.concat([found.pairs.assign(arm=arm) for arm, found in demo.multipliers.items()]),
+        "isoflop": dense.assign(predicted=predicted),
+        "frontier": pd.DataFrame({"flops": flops, "loss": fitted, "low": low, "high": high}),
+        "multipliers": pd.concat(
+            [
+                found.pairs.assign(arm=arm, mean=found.value, mean_low=found.low, mean_high=found.high)
+                for arm, found in demo.multipliers.items()
+            ]
+        ),
         "penalty": demo.penalties,
         "diffusion": pd.DataFrame(demo.diffusion["lines"]),
     }[name]
@@ -86,7 +95,13 @@ def main() -> None:
         if name in alone:
             written = alone[name](arguments.out)
         else:
-            demo = demo or run_demo(arguments.demo, progress=SweepProgress())
+            if demo is None:
+                if not (arguments.demo / "runs.sqlite").exists():
+                    print(
+                        f"no runs in {arguments.demo}: training them now, about five minutes on two cores (--demo names another folder)",
+                        file=sys.stderr,
+                    )
+                demo = run_demo(arguments.demo, progress=SweepProgress())
             written = demo_figure(name, demo, arguments.out)
         print(f"{name}: {', '.join(str(path) for path in written)}")
 

@@ -24,7 +24,7 @@ _AND = re.compile(rf"({_QUOTED})|\band\b")
 
 
 def select(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The rows of `frame` for which every condition holds. A condition is COLUMN OP NUMBER or COLUMN OP "text"."""
+    """The rows of `frame` for which every condition holds. A condition is COLUMN OP NUMBER, COLUMN OP "text" or COLUMN = true."""
     keep = pd.Series(True, index=frame.index)
     for condition in _split(where):
         match = _CONDITION.fullmatch(condition)
@@ -52,6 +52,8 @@ def _compare(values: pd.Series, symbol: str, text: str) -> pd.Series:
         if symbol not in ("=", "==", "!="):
             raise InputError(f"where: text is compared by = or !=, not {symbol}")
         return _OPERATORS[symbol](values.astype(str), text.strip('"'))
+    if text.lower() in ("true", "false"):
+        return _OPERATORS[symbol](values.astype(str).str.lower(), text.lower())
     try:
         number = float(text)
     except ValueError:

@@ -118,6 +118,9 @@ def run_demo(
 
 def _check(prepared: sweeps.Sweep) -> None:
     """Refuses, before anything is made, a plan whose runs could not be fitted or compared."""
+    lowest, highest = min(prepared.plan.budgets.holdout), max(prepared.plan.budgets.flops)
+    if lowest <= highest:
+        raise InputError(f"demo: the holdout {lowest:g} must lie above the fitted budgets, which go to {highest:g}")
     baseline, *variants = (arm.name for arm in prepared.plan.arms)
     jobs = list(prepared.jobs.values())
     points = {(job.config.model, job.config.tokens) for job in jobs if job.config.arm == baseline and not job.holdout}
@@ -240,9 +243,9 @@ def summary_rows(demo: Demo) -> list[tuple[str, str]]:
     part = demo.penalties[(demo.penalties["curve"] == PUBLISHED[0]) & np.isclose(demo.penalties["flops"], at)]
     values = zip(part["setting"], part["value"].astype(float), strict=True)
     text = ", ".join(f"{setting} {value:.2f}" if math.isfinite(value) else f"{setting} out of reach" for setting, value in values)
-    rows.append((f"penalty, 2x structure 2x data, {at:.0e} FLOP", text))
+    rows.append((f"penalty on {PUBLISHED[0]}, 2x structure 2x data, {at:.0e} FLOP", text))
     rows.append(("follower's lag (a tenth of the budget, 4x penalty)", f"{demo.diffusion['window_years']:.1f} years"))
-    rows.append(("time", f"{demo.seconds:.0f} s"))
+    rows.append(("time of this call", f"{demo.seconds:.0f} s, {demo.runs['train_seconds'].sum():.0f} s of training in all runs"))
     return rows
 
 

@@ -172,6 +172,8 @@ class RunRecord:
     config: dict[str, Any]
     train_loss: list[float]  # nats per token, mean over equal parts of the run
     expert_load_max: float | None  # largest share of the load over experts and layers, times the number of experts; 1 is balanced
+    budget: float | None = None  # labels that a sweep's plan gives: its isoFLOP profile, and whether it is kept out of fits
+    holdout: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -18,7 +18,20 @@ from scaling.run import RunRecord
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x150105  # in the file's header, so that no other database is taken for a store
 RETRIES = 100
-_MORE = ("reason", "width", "layers", "experts", "batch", "steps", "learning_rate", "train_seconds", "tokens_per_second", "device")
+_MORE = (
+    "reason",
+    "width",
+    "layers",
+    "experts",
+    "batch",
+    "steps",
+    "learning_rate",
+    "train_seconds",
+    "tokens_per_second",
+    "device",
+    "budget",
+    "holdout",
+)
 
 
 class Store:

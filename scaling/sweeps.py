@@ -91,7 +91,7 @@ def sweep(
     ids = {job.config: run for run, job in todo.items()}
 
     def done(job: Job, record: RunRecord) -> None:
-        runs.save(record)
+        runs.save(dataclasses.replace(record, budget=job.budget, holdout=job.holdout))
         if progress:
             progress.end(job, record)
 

@@ -36,7 +36,8 @@ def validated(model: type[M], fields: dict[str, Any], where: str) -> M:
     try:
         return model.model_validate(fields)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is two errors, unknown and missing: the unknown one names what is to be mended.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{where}: unknown key {key!r}") from error

@@ -33,6 +33,7 @@ def test_filters_are_parsed_not_evaluated():
     assert select(frame, 'Model Size >= 2 and arm = "dense"').index.tolist() == [2]
     assert select(frame, 'arm != "dense"').index.tolist() == [1]
     assert select(frame, 'arm == "moe and more"').index.tolist() == [1]
+    assert select(frame.assign(held=[True, False, True]), "held = false").index.tolist() == [1]
     for bad in ("loss", "loss < ", "__import__('os')", "loss < high", 'arm < "dense"', "size > 1", "loss < 3 or loss > 2"):
         with pytest.raises(fits.InputError, match="where"):
             select(frame, bad)
