@@ -21,6 +21,7 @@ import numpy as np
 import models
 from scaling import checkpoints, step
 from scaling.data.corpora import Corpus, load_corpus
+from scaling.engines import cores
 from scaling.run import NUMERICS_VERSION, RunConfig, RunRecord, run_id, unique_tokens
 
 CURVE_POINTS = 32  # of the training curve kept in the record
@@ -91,8 +92,7 @@ def train(
 
 def threads() -> int:
     """CPU threads that XLA was started with: NPROC where it is set (as for the sweep's workers), else all of this process'."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("NPROC") or available)
+    return int(os.environ.get("NPROC") or cores())
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
