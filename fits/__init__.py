@@ -1,6 +1,6 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
-Public names: read_runs, complete, fit, load, published, Curve, Allocation, InputError. They load on first use, and nothing here
+Public names: read_runs, complete, dataset, dataset_names, fit, load, published, multiplier, Curve, Allocation, Law, InputError. They load on first use, and nothing here
 imports Flax or Orbax.
 """
 
@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fits.curve import Allocation as Allocation
     from fits.curve import Curve as Curve
+    from fits.datasets import dataset as dataset
+    from fits.datasets import dataset_names as dataset_names
+    from fits.derived import multiplier as multiplier
     from fits.errors import InputError as InputError
     from fits.fitting import fit as fit
+    from fits.laws.base import Law as Law
     from fits.library import load as load
     from fits.library import published as published
     from fits.runs import complete as complete
@@ -23,9 +27,13 @@ _HOME = {
     "Allocation": "fits.curve",
     "Curve": "fits.curve",
     "InputError": "fits.errors",
+    "Law": "fits.laws.base",
     "complete": "fits.runs",
+    "dataset": "fits.datasets",
+    "dataset_names": "fits.datasets",
     "fit": "fits.fitting",
     "load": "fits.library",
+    "multiplier": "fits.derived",
     "published": "fits.library",
     "read_runs": "fits.runs",
 }

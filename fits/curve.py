@@ -1,25 +1,30 @@
-"""A fitted or published law as an object: predict, optimum, compute for a loss, save."""
+"""A fitted or published law as an object: predict, optimum, compute for a loss, intervals, save."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from fits import curve_file
+from fits import curve_file, frontier
 from fits.errors import InputError
-from fits.laws import chinchilla, law
+from fits.laws import law
 from fits.laws.base import Law
+from fits.runs import ZERO_ALLOWED
+
+if TYPE_CHECKING:
+    from fits.sample import Sample
 
 Number = float | np.ndarray
+INTERVALS = ("profile", "bootstrap", "published")
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """A model size, its training tokens, the loss it reaches (nats/token) and the training FLOP it takes."""
+    """A model size (in the law's count), its training tokens, the loss it reaches (nats/token) and the training FLOP it takes."""
 
     params: float
     tokens: float
@@ -28,7 +33,7 @@ class Allocation:
 
 
 class Prediction(NamedTuple):
-    """A predicted loss and the bounds of its interval."""
+    """A predicted value and the bounds of its interval."""
 
     value: float
     low: float
@@ -40,32 +45,34 @@ class Curve:
     """A law with constants. Losses in nats/token of the corpus and tokenizer it was fitted on.
 
     `draws` are bootstrap (or published) constants, (draws, constants), from which intervals follow; `flops_per_param_token` is the c of
-    C = c N D (6, or what a fit's own runs took); `range` holds [low, high] of params, tokens, flops and loss of the rows behind the fit.
+    C = c N D (6, or what a fit's own runs took); `range` holds [low, high] of the inputs, flops and loss of the rows behind the
+    fit, null where an end is not known. `sample` is what a fit was made from; it is not saved.
     """
 
     law: Law
     constants: dict[str, float]
     name: str = ""
     draws: np.ndarray | None = None
-    residual_sd: float | None = None  # of log loss
+    residual_sd: float | None = None  # of log loss, or of loss where the objective is raw
     flops_per_param_token: float = 6.0
-    range: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    range: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     certificate: dict[str, Any] | None = None
     about: dict[str, Any] = dataclasses.field(default_factory=dict)  # source, grade, units, corpus, recipe, ...
+    sample: Sample | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if set(self.constants) != set(self.law.constants):
             raise InputError(
                 f"curve {self.name!r}: law {self.law.name} has constants {', '.join(self.law.constants)}, got {', '.join(self.constants)}"
             )
-        wrong = [name for name in self.law.positive if self.constants[name] <= 0]
-        if wrong:
-            raise InputError(f"curve {self.name!r}: constant {wrong[0]} = {self.constants[wrong[0]]} must be positive in {self.law.name}")
+        for parameter in self.law.parameters:
+            value = self.constants[parameter.name]
+            if not math.isfinite(value):
+                raise InputError(f"curve {self.name!r}: constant {parameter.name} = {value} is not finite")
+            if parameter.low >= 0 and not value > 0:
+                raise InputError(f"curve {self.name!r}: constant {parameter.name} = {value} must be positive in {self.law.name}")
         if self.draws is not None and self.draws.shape[1:] != (len(self.law.constants),):
             raise InputError(f"curve {self.name!r}: draws must hold {len(self.law.constants)} constants each, got shape {self.draws.shape}")
-        wrong = [name for name, value in self.constants.items() if not math.isfinite(value)]
-        if wrong:
-            raise InputError(f"curve {self.name!r}: constant {wrong[0]} = {self.constants[wrong[0]]} is not finite")
 
     @property
     def params(self) -> dict[str, float]:
@@ -79,64 +86,146 @@ class Curve:
 
     @property
     def gamma(self) -> float:
-        """Exponent of the reducible loss along the compute-optimal frontier, alpha beta / (alpha + beta)."""
+        """Exponent of the reducible loss along the compute-optimal frontier of a law of two power terms, alpha beta / (alpha + beta)."""
+        if not {"alpha", "beta"} <= set(self.constants):
+            raise InputError(f"curve {self.name!r}: law {self.law.name} has no alpha and beta, so no one exponent of its frontier")
         alpha, beta = self.constants["alpha"], self.constants["beta"]
-        return alpha * beta / (alpha + beta)
+        return self.constants.get("k", 1.0) * alpha * beta / (alpha + beta)
 
-    @overload
-    def loss(self, params: float, tokens: float) -> float: ...
-    @overload
-    def loss(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray: ...
-    def loss(self, params: Number, tokens: Number) -> Number:
-        """Predicted loss, nats/token."""
-        value = chinchilla.loss(self.vector, _positive("params", params), _positive("tokens", tokens))
+    def evaluate(self, **inputs: Number) -> Number:
+        """The law's output (`law.output`, "loss" for most) at inputs by their names; those with a typical value may be left out."""
+        value = self.law.evaluate(self.vector, self._inputs(inputs))
         return float(value) if value.ndim == 0 else value
 
-    def predict(self, params: float, tokens: float, level: float = 0.95) -> Prediction:
-        """The loss and its prediction interval at `level`: spread of the draws, and of the residuals around the law."""
-        draws = chinchilla.loss(self._draws(), float(_positive("params", params)), float(_positive("tokens", tokens)))
+    @overload
+    def loss(self, params: float | None = None, tokens: float | None = None, **inputs: float) -> float: ...
+    @overload
+    def loss(self, params: np.ndarray, tokens: np.ndarray, **inputs: Number) -> np.ndarray: ...
+    def loss(self, params: Number | None = None, tokens: Number | None = None, **inputs: Number) -> Number:
+        """Predicted loss, nats/token. A law fitted on another count of parameters takes it by its name."""
+        if self.law.output != "loss":
+            raise InputError(f"curve {self.name!r}: law {self.law.name} gives {self.law.output}, not loss; call evaluate")
+        return self.evaluate(**_named(params, tokens, inputs))
+
+    def predict(self, params: float | None = None, tokens: float | None = None, level: float = 0.95, **inputs: float) -> Prediction:
+        """The value and its prediction interval at `level`: spread of the draws, and of the residuals around the law."""
+        named = _named(params, tokens, inputs)
+        draws = self.law.evaluate(self.draws_or_error(), self._inputs(named))
         if self.residual_sd:
-            noise = np.random.Generator(np.random.Philox(key=draws.size)).standard_normal(draws.size)
-            draws = draws * np.exp(self.residual_sd * noise)
-        low, high = _quantiles(draws, level)
-        return Prediction(self.loss(params, tokens), low, high)
+            noise = self.residual_sd * np.random.Generator(np.random.Philox(key=draws.size)).standard_normal(draws.size)
+            draws = draws * np.exp(noise) if str(self.about.get("objective", "log")).startswith("log") else draws + noise
+        low, high = quantiles(draws, level)
+        return Prediction(float(self.evaluate(**named)), low, high)
 
-    def optimal(self, flops: float) -> Allocation:
-        """The size and tokens of least loss for `flops` of training."""
-        product = float(_positive("flops", flops)) / self.flops_per_param_token
-        params = float(chinchilla.optimal_params(self.vector, product))
+    def optimal(self, flops: float, **extras: float) -> Allocation:
+        """The size and tokens of least loss for `flops` of training, other inputs as given."""
+        product = float(positive("flops", flops)) / self.flops_per_param_token
+        others = self._inputs(extras, without=(str(self.law.size), "tokens"))
+        params = float(frontier.optimal_size(self.law, self.vector, product, others))
         tokens = product / params
-        return Allocation(params, tokens, self.loss(params, tokens), float(flops))
+        return Allocation(params, tokens, float(self.evaluate(**{str(self.law.size): params, "tokens": tokens, **others})), float(flops))
 
-    def compute_for(self, loss: float) -> float:
-        """Training FLOP on the optimal frontier for `loss`; infinite at or below the irreducible loss."""
-        return self.flops_per_param_token * float(chinchilla.product_for(self.vector, float(_positive("loss", loss))))
+    def compute_for(self, loss: float, **extras: float) -> float:
+        """Training FLOP on the optimal frontier for `loss`; infinite where none suffices."""
+        others = self._inputs(extras, without=(str(self.law.size), "tokens"))
+        return self.flops_per_param_token * float(frontier.product_for(self.law, self.vector, float(positive("loss", loss)), others))
 
-    def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Percentile interval of every constant."""
-        columns = zip(self.law.constants, self._draws().T, strict=True)
-        return {name: _quantiles(column, level) for name, column in columns}
+    def interval(self, level: float = 0.95, method: str | None = None) -> dict[str, tuple[float, float]]:
+        """An interval of every constant that was fitted, open (0 or infinite) where the runs do not bound it.
 
-    def frontier_draws(self, flops: np.ndarray) -> np.ndarray:
+        method "profile" (`fits.profile`) is the default of a fresh fit: it covers as it says from nine rows on, where percentiles of a small
+        sample's bootstrap do not. "bootstrap" gives percentiles of the draws, the default of a curve that was loaded; "published" what
+        the source prints.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1, got {level}")
+        chosen = method or self._method(level)
+        if chosen == "profile":
+            from fits.profile import constant_intervals
+
+            return self._opened(constant_intervals(self.sample_or_error(), level))
+        if chosen == "bootstrap":
+            return self._opened(
+                {name: quantiles(column, level) for name, column in zip(self.law.constants, self.draws_or_error().T, strict=True)}
+            )
+        if chosen != "published":
+            raise InputError(f"interval: method {chosen!r} is not known; it is one of {', '.join(INTERVALS)}")
+        stored = self.about.get("intervals")
+        if stored is None or not math.isclose(stored["level"], level):
+            which = f"only at level {stored['level']}" if stored else "at no level"
+            raise InputError(
+                f"curve {self.name!r}: it has no draws, so no intervals of its own, and its source gives them {which}; fit it to runs"
+            )
+        return {name: (pair[0], pair[1]) for name, pair in stored.items() if isinstance(pair, list)}
+
+    def derived(self, what: str, level: float = 0.95, method: str | None = None, **at: float) -> Prediction:
+        """A quantity that follows from the constants, with its interval.
+
+        what: "optimal_params", "optimal_tokens" or "optimal_loss" with flops=..., "compute_for" with loss=..., "allocation_exponent" (a of
+        N* ~ C^a); other inputs of the law beside them. method: "profile" for a fresh fit of a law with a closed-form optimum, otherwise "bootstrap".
+        """
+        from fits import derived
+
+        return derived.derived(self, what, level, method, dict(at))
+
+    def _method(self, level: float) -> str:
+        if self.sample is not None:
+            return "profile"
+        stored = self.about.get("intervals")
+        return (
+            "published"
+            if self.draws is None or (stored and stored.get("method") == "profile" and stored["level"] == level)
+            else "bootstrap"
+        )
+
+    def _opened(self, found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        """Constants of a flat direction are open, whatever a method says of them."""
+        flat = (self.certificate or {}).get("flat") or {}
+        low = {name: 0.0 if self.law.parameter(name).low >= 0 else -math.inf for name in flat}
+        return {name: (low[name], math.inf) if name in flat else pair for name, pair in found.items()}
+
+    def sample_or_error(self) -> Sample:
+        """What the fit was made from; InputError for a loaded curve."""
+        if self.sample is None:
+            raise InputError(
+                f"curve {self.name!r}: a profile needs the runs behind the fit, which a saved curve does not hold; fit it again"
+            )
+        return self.sample
+
+    def frontier_draws(self, flops: np.ndarray, **extras: float) -> np.ndarray:
         """The optimal loss at each of `flops` for every draw, (draws, flops)."""
-        constants = self._draws()[:, None, :]
         product = np.asarray(flops) / self.flops_per_param_token
-        params = chinchilla.optimal_params(constants, product)
-        return chinchilla.loss(constants, params, product / params)
+        return frontier.loss_on_frontier(
+            self.law, self.draws_or_error()[:, None, :], product, self._inputs(extras, without=(str(self.law.size), "tokens"))
+        )
 
     def decades_outside(self, **values: float) -> float:
         """By how many decades the farthest of `values` (params, tokens, flops, ...) lies beyond the range of the fit; 0 within it."""
         outside = [0.0]
         for name, value in values.items():
-            low, high = self.range.get(name, (value, value))
-            outside += [math.log10(value / high), math.log10(low / value)]
+            low, high = self.range.get(name, (None, None))
+            if high is not None and value > high > 0:
+                outside.append(math.log10(value / high))
+            if low is not None and 0 < value < low:
+                outside.append(math.log10(low / value))
         return max(outside)
 
     def save(self, path: str | Path) -> None:
         """Writes the curve as JSON, with its draws and a checksum."""
         curve_file.write(Path(path), self)
 
-    def _draws(self) -> np.ndarray:
+    def _inputs(self, given: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        values = dict(self.law.typical) | given
+        wanted = [name for name in self.law.inputs if name not in without]
+        missing = [name for name in wanted if name not in values]
+        unknown = sorted(set(given) - set(wanted))
+        if missing or unknown:
+            wrong = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is not among them"
+            raise InputError(f"curve {self.name!r}: law {self.law.name} takes {', '.join(wanted) or 'nothing'}; {wrong}")
+        return {name: positive(name, values[name]) for name in wanted}
+
+    def draws_or_error(self) -> np.ndarray:
+        """The draws; InputError if there are none."""
         if self.draws is None:
             raise InputError(f"curve {self.name!r} has no draws, so no intervals; fit it with bootstrap = 1000 or more")
         return self.draws
@@ -148,15 +237,22 @@ def from_fields(fields: dict[str, Any]) -> Curve:
     return Curve(law=law(fields.pop("law")), draws=None if draws is None else np.array(draws, float), **fields)
 
 
-def _quantiles(values: np.ndarray, level: float) -> tuple[float, float]:
+def quantiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The bounds between which the middle `level` of `values` lies."""
     if not 0 < level < 1:
         raise InputError(f"level must lie between 0 and 1, got {level}")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _positive(name: str, value: Number) -> np.ndarray:
+def positive(name: str, value: Number) -> np.ndarray:
+    """`value` as an array; InputError unless it is finite and above zero (or zero where that has a meaning)."""
     array = np.asarray(value, float)
-    if not (np.isfinite(array) & (array > 0)).all():
+    if not (np.isfinite(array) & ((array > 0) | ((array == 0) & (name in ZERO_ALLOWED)))).all():
         raise InputError(f"{name} must be positive and finite, got {value}")
     return array
+
+
+def _named(params: Number | None, tokens: Number | None, inputs: dict[str, Any]) -> dict[str, Any]:
+    given = {"params": params, "tokens": tokens}
+    return {name: value for name, value in given.items() if value is not None} | inputs

@@ -24,6 +24,8 @@ def write(path: Path, curve: Curve) -> None:
     """Writes `curve` to `path`, whole or not at all."""
     fields: dict[str, Any] = {"format": FORMAT}
     for field in dataclasses.fields(curve):
+        if field.name == "sample":
+            continue
         value = getattr(curve, field.name)
         if field.name == "law":
             value = value.name
@@ -31,6 +33,12 @@ def write(path: Path, curve: Curve) -> None:
             value = value.tolist()
         if value is not None:
             fields[field.name] = value
+    write_fields(path, fields)
+
+
+def write_fields(path: Path, fields: dict[str, Any]) -> None:
+    """Writes the fields of a curve file with their checksum, whole or not at all."""
+    fields = {key: value for key, value in fields.items() if key != "checksum"}
     fields["checksum"] = checksum(fields)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
@@ -76,6 +84,13 @@ def _is_row(value: Any, length: int | None = None) -> bool:
     return isinstance(value, list) and all(map(_is_number, value)) and (length is None or len(value) == length)
 
 
+def _is_range(value: Any) -> bool:
+    """[low, high], either of which may be null where it is not known."""
+    if not (isinstance(value, list) and len(value) == 2 and all(end is None or _is_number(end) for end in value)):
+        return False
+    return None in value or 0 <= value[0] <= value[1]
+
+
 _RIGHT: dict[str, Callable[[Any, int], bool]] = {
     "law": lambda value, _: isinstance(value, str),
     "name": lambda value, _: isinstance(value, str),
@@ -84,7 +99,7 @@ _RIGHT: dict[str, Callable[[Any, int], bool]] = {
     ),
     "residual_sd": lambda value, _: _is_number(value) and value >= 0,
     "flops_per_param_token": lambda value, _: _is_number(value) and 0 < value < float("inf"),
-    "range": lambda value, _: isinstance(value, dict) and all(_is_row(pair, 2) and 0 < pair[0] <= pair[1] for pair in value.values()),
+    "range": lambda value, _: isinstance(value, dict) and all(map(_is_range, value.values())),
     "certificate": lambda value, _: isinstance(value, dict),
     "about": lambda value, _: isinstance(value, dict),
 }

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
+import dataclasses
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fits import solve
+from fits import absolute, bootstrap, solve, starts
+from fits.certificate import certificate, describe_flat, design_line, flat_directions
 from fits.curve import Curve
 from fits.errors import InputError
 from fits.laws import law as find_law
-from fits.laws.base import Law
-from fits.runs import complete
+from fits.laws.base import Law, to_constants
+from fits.objectives import objective as find_objective
+from fits.sample import Sample, digest, prepare
 
-OBJECTIVES = ("log-huber", "log-squared")
-SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts ended at the same place
+SEARCH_ROWS = 5000  # a larger table is searched on so many of its rows, and the best few optima are then polished on all
+POLISHED = 3
 
 
 def fit(
@@ -27,136 +29,145 @@ def fit(
     *,
     objective: str = "log-huber",
     delta: float = 1e-3,
+    over: float = 10.0,
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    weights: str | Sequence[float] | None = None,
     bootstrap: int = 0,
+    resample: str = "rows",
+    cluster: str | Sequence[str] | None = None,
     seed: int = 0,
     flops_per_param_token: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Curve:
     """Fits `law` to `runs` (`fits.runs` columns) and returns the Curve.
 
-    The objective is the sum over rows of Huber(log L - log L_hat, delta) as in Hoffmann et al. 2022 (`log-huber`), or of half
-    the squares (`log-squared`). `bootstrap` resamples of the rows give `curve.draws`. `flops_per_param_token` is c of
-    C = c N D for optima: by default the median of flops / (params tokens) over the rows.
+    objective: one of `fits.objectives.OBJECTIVES`, a sum over rows; "log-huber" with delta 1e-3 as in Hoffmann et al. 2022. delta: its threshold.
+    over: how often an asymmetric objective counts over-predicted rows. fixed: constants held at a value; bounds: {name: (low, high)}. weights: a column or
+    numbers. bootstrap: so many resamples ("rows", "clusters" of the columns `cluster`, "wild") give `curve.draws`. flops_per_param_token: c of C = c N D
+    for optima, by default the median of flops / (size tokens) over the rows. Raises InputError.
     """
     started = time.perf_counter()
     if bootstrap < 0 or seed < 0:
         raise InputError(f"bootstrap and seed must be 0 or more, got {bootstrap} and {seed}")
-    found = find_law(law)
-    problem, frame = _problem(found, runs, objective, delta)
-    rows = len(frame)
-    starts = found.starts(problem.inputs, problem.log_loss)
-    minima = solve.minimise(problem, starts, np.ones((len(starts), rows)))
-    certificate, best = _certificate(found, minima, rows)
-    theta = np.asarray(minima.theta)[best]
-    draws = _bootstrap(problem, theta, bootstrap, seed) if bootstrap else None
-    residual = _residuals(problem, theta)
-    ratio = frame["flops"] / (frame["params"] * frame["tokens"])
+    found, goal = find_law(law), find_objective(objective, delta, over)
+    sample = prepare(found, runs, goal, fixed=fixed, bounds=bounds, weights=weights, cluster=cluster)
+    theta, statement = _optimum(sample)
+    sample = dataclasses.replace(sample, theta=theta)
+    draws = _draws(sample, bootstrap, resample, seed, progress) if bootstrap and np.isfinite(statement["objective"]) else None
+    frame, rows = sample.frame, len(sample.frame)
+    residual = solve.residuals(sample.problem, theta)
     about: dict[str, Any] = {
         "objective": objective,
-        "delta": delta if objective == "log-huber" else None,
+        "delta": delta if "huber" in objective else None,
+        "over": over if "asymmetric" in objective else None,
         "rows": rows,
-        "runs_sha256": _digest(frame[[*found.inputs, "loss"]]),
+        "fixed": dict(fixed or {}),
+        "bounds": {name: list(pair) for name, pair in (bounds or {}).items()},
+        "weights": weights if isinstance(weights, str) else None if weights is None else "given",
+        "runs_sha256": digest(frame[[*found.inputs, found.output]]),
         "bootstrap": bootstrap,
+        "resample": resample if bootstrap else None,
+        "cluster": cluster if cluster is None or isinstance(cluster, str) else list(cluster),
         "bootstrap_converged": None if draws is None else int(np.isfinite(draws).all(axis=1).sum()),
         "seed": seed,
         "derived": frame.attrs.get("derived"),
-        "warnings": _mixtures(frame),
+        "prepared": frame.attrs.get("prepared", []),
+        "warnings": [*frame.attrs.get("warnings", []), *_mixtures(frame)],
     }
     if "corpus" in frame and frame["corpus"].nunique() == 1:
         about["corpus"] = str(frame["corpus"].iloc[0])
+    free = int((sample.problem.low < sample.problem.high).sum())
     return Curve(
         law=found,
-        constants=_constants(found, theta),
+        constants=dict(zip(found.constants, map(float, to_constants(found, theta)), strict=True)),
         draws=None if draws is None else draws[np.isfinite(draws).all(axis=1)],
-        residual_sd=float(np.sqrt(np.sum(residual**2) / max(1, rows - len(found.constants)))),
-        flops_per_param_token=float(flops_per_param_token or ratio.median()),
-        range={name: [float(frame[name].min()), float(frame[name].max())] for name in ("params", "tokens", "flops", "loss")},
-        certificate=certificate,
-        about=about | {"seconds": time.perf_counter() - started},
+        residual_sd=float(np.sqrt(np.sum(residual**2) / max(1, rows - free))),
+        flops_per_param_token=float(flops_per_param_token or _flops_per_param_token(found, frame)),
+        range={name: [float(frame[name].min()), float(frame[name].max())] for name in _ranged(found, frame)},
+        certificate=statement,
+        about=about | {"free": free, "seconds": time.perf_counter() - started},
+        sample=sample,
     )
+
+
+def _optimum(sample: Sample) -> tuple[np.ndarray, dict[str, Any]]:
+    """The best theta that the search finds, and what it says of itself."""
+    problem, rows = sample.problem, len(sample.frame)
+    searched = _subsample(sample) if rows > SEARCH_ROWS else sample
+    begin = starts.starts(problem.law, searched.problem.inputs, searched.problem.target, problem.low, problem.high)
+    if not len(begin):
+        raise InputError(f"law {problem.law.name}: no start has a finite output on these rows")
+    # An absolute objective is searched as a Huber one of small threshold, and then followed to its kink.
+    smooth = problem.objective.delta or 1e-4 * problem.spread
+    minima = solve.minimise(searched.problem, begin, searched.weights[None], delta=smooth)
+    statement, best = certificate(problem, minima, len(searched.frame))
+    if searched is not sample:
+        order = np.argsort(np.where(np.isfinite(minima.objective), minima.objective, np.inf))[:POLISHED]
+        search = {name: statement[name] for name in ("starts_total", "starts_at_optimum", "second_best")}
+        minima = solve.minimise(problem, minima.theta[order], sample.weights[None], delta=smooth, first_delta=smooth)
+        statement, best = certificate(problem, minima, rows)
+        statement |= search | {"searched_rows": SEARCH_ROWS}
+    theta = minima.theta[best]
+    if not problem.objective.smooth and np.isfinite(statement["objective"]):
+        theta = _follow_to_kink(sample, minima, statement)
+    _say_what_is_open(sample, theta, statement)
+    return theta, statement
+
+
+def _subsample(sample: Sample) -> Sample:
+    chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).choice(len(sample.frame), SEARCH_ROWS, replace=False))
+    problem = dataclasses.replace(sample.problem, inputs=sample.problem.inputs[chosen], target=sample.problem.target[chosen])
+    return dataclasses.replace(sample, problem=problem, frame=sample.frame.iloc[chosen], weights=sample.weights[chosen])
+
+
+def _follow_to_kink(sample: Sample, minima: solve.Minimum, statement: dict[str, Any]) -> np.ndarray:
+    """The L1 optimum from the best few smooth ones; the statement then speaks of the duality gap."""
+    order, seen = np.argsort(np.where(np.isfinite(minima.objective), minima.objective, np.inf)), []
+    for index in order:
+        if len(seen) < POLISHED and all(abs(minima.objective[index] / minima.objective[other] - 1) > 1e-6 for other in seen):
+            seen.append(int(index))
+    ends = [absolute.polish(sample.problem, minima.theta[index], sample.weights) for index in seen]
+    best = min(ends, key=lambda end: end.objective)
+    sure = best.gap <= absolute.GAP
+    statement |= {"certified": sure, "objective": best.objective, "optimality": best.gap}
+    statement["reason"] = "" if sure else f"the duality gap is {best.gap:.1e} of the objective, above {absolute.GAP:.0e}"
+    return best.theta
+
+
+def _say_what_is_open(sample: Sample, theta: np.ndarray, statement: dict[str, Any]) -> None:
+    """Adds the flat direction, if there is one: its constants are not certified, however low the objective."""
+    problem = sample.problem
+    free = (problem.low < problem.high) & ~np.isin(problem.law.constants, statement["active_bounds"])
+    flat = flat_directions(problem, theta, free) if np.isfinite(statement["objective"]) else None
+    if flat is None:
+        return
+    line = design_line(problem)
+    statement |= {
+        "certified": False,
+        "flat": flat,
+        "reason": f"the runs do not determine the direction {describe_flat(flat, problem.law)}{f': {line}' if line else ''}; predictions near the runs stand, these constants do not",
+    }
+
+
+def _draws(sample: Sample, count: int, kind: str, seed: int, progress: Callable[[int, int], None] | None) -> np.ndarray:
+    return bootstrap.draws(sample, count, kind, seed, progress)
+
+
+def _flops_per_param_token(law: Law, frame: pd.DataFrame) -> float:
+    size = law.size or "params"
+    if {"flops", size, "tokens"} <= set(frame.columns):
+        return float((frame["flops"] / (frame[size] * frame["tokens"])).median())
+    return 6.0
+
+
+def _ranged(law: Law, frame: pd.DataFrame) -> list[str]:
+    """Columns whose range the curve keeps: its inputs and output, and the usual ones where they are numbers."""
+    usual = [name for name in ("params", "tokens", "flops", "loss") if name in frame and pd.api.types.is_numeric_dtype(frame[name])]
+    return list(dict.fromkeys([*law.inputs, *usual, law.output]))
 
 
 def _mixtures(frame: pd.DataFrame) -> list[str]:
     """What a table mixes that a law is rarely meant for: arms, number formats, runs that were to be held out."""
     found = [(name, frame[name].nunique()) for name in ("arm", "precision", "holdout") if name in frame]
     return [f"the rows mix {count} values of {name!r}; select one with where" for name, count in found if count > 1]
-
-
-def _problem(law: Law, runs: pd.DataFrame, objective: str, delta: float) -> tuple[solve.Problem, pd.DataFrame]:
-    if objective not in OBJECTIVES:
-        raise InputError(f"objective {objective!r} is not known; it is one of {', '.join(OBJECTIVES)}")
-    if not (math.isfinite(delta) and delta > 0):
-        raise InputError(f"delta must be positive and finite, got {delta}")
-    frame = complete(runs)
-    if "corpus" in frame and frame["corpus"].nunique() > 1:
-        raise InputError(
-            f"runs: {frame['corpus'].nunique()} corpora in one table; losses on different corpora are not comparable, select one with where"
-        )
-    missing = [name for name in law.inputs if name not in frame]
-    if missing:
-        raise InputError(f"runs: law {law.name} needs the column {missing[0]!r}")
-    distinct = len(frame[list(law.inputs)].drop_duplicates())
-    if distinct <= len(law.constants):
-        raise InputError(
-            f"runs: {distinct} distinct points ({len(frame)} rows) cannot determine the {len(law.constants)} constants of {law.name}; at least {len(law.constants) + 1} are needed"
-        )
-    inputs = np.log(frame[list(law.inputs)].to_numpy(float))
-    return solve.Problem(law, inputs, np.log(frame["loss"].to_numpy(float)), math.inf if objective == "log-squared" else delta), frame
-
-
-def _certificate(law: Law, minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
-    """What the search says of itself, and the index of the best start."""
-    values = np.where(np.isfinite(minima.objective), minima.objective, np.inf)
-    sure = solve.certified(minima, rows)
-    best = int(np.argmin(values))
-    # Of starts that ended equally low take one whose optimum is certified.
-    floor = solve.EXACT * rows
-    level = values <= values[best] * (1 + SAME_OPTIMUM) + floor
-    if (level & sure).any():
-        best = int(np.flatnonzero(level & sure)[0])
-    others = values[sure & ~level]
-    reason = ""
-    if not np.isfinite(values[best]):
-        reason = "no start ended at a finite objective"
-    elif not minima.curvature[best] > 0:
-        reason = f"the Hessian has no positive curvature in some direction (least scaled eigenvalue {minima.curvature[best]:.1e}): the runs leave it undetermined"
-    elif not sure[best]:
-        reason = f"the Newton decrement is {minima.decrement[best] / values[best]:.1e} of the objective, above {solve.DECREMENT:.0e}"
-    at_bound = [name for name, active in zip(law.constants, minima.active[best], strict=True) if active]
-    if at_bound and not reason:
-        reason = f"{', '.join(at_bound)} ended at the lower bound, which stands for zero: the runs do not show that term"
-    certificate = {
-        "certified": bool(sure[best]),
-        "objective": float(values[best]),
-        "optimality": float(minima.decrement[best] / max(values[best], floor)),
-        "starts_total": len(values),
-        "starts_at_optimum": int((level & sure).sum()),
-        "second_best": float(others.min()) if others.size else None,
-        "condition": float(minima.condition[best]),
-        "active_bounds": at_bound,
-        "reason": reason,
-    }
-    return certificate, best
-
-
-def _bootstrap(problem: solve.Problem, theta: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Constants of the law refitted to rows drawn with replacement, (resamples, constants); NaN where a refit did not converge."""
-    rows = len(problem.log_loss)
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
-    # A resample's optimum is near the sample's, so delta is lowered from a few times the residuals only.
-    near = 10 * max(float(np.median(np.abs(_residuals(problem, theta)))), 1e-12)
-    minima = solve.minimise(problem, np.tile(theta, (resamples, 1)), weights, first_delta=near)
-    converged = solve.certified(minima, rows)
-    return np.where(converged[:, None], problem.law.to_constants(np.asarray(minima.theta)), np.nan)
-
-
-def _residuals(problem: solve.Problem, theta: np.ndarray) -> np.ndarray:
-    return problem.log_loss - np.asarray(solve.log_loss(problem, theta))
-
-
-def _constants(law: Law, theta: np.ndarray) -> dict[str, float]:
-    return dict(zip(law.constants, (float(value) for value in law.to_constants(theta)), strict=True))
-
-
-def _digest(frame: pd.DataFrame) -> str:
-    return hashlib.sha256(np.ascontiguousarray(frame.to_numpy(np.float64)).tobytes()).hexdigest()

@@ -1,16 +1,17 @@
 """Global, batched, robust minimisation: a damped Newton method in float64, from many starts and for many weightings at once.
 
-The objective is sum_i w_i h(r_i) with r = log L - log L_hat and h the Huber function (r^2 / 2 inside delta, linear outside). With
-a small delta it is nearly the sum of |r|: a problem of many kinks on which quasi-Newton methods stop early and report
-success. Two things make it tame. Delta is lowered in stages from the scale of the data, so that every stage starts close to
-its optimum. And every step solves with the exact Hessian, its eigenvalues made positive and damped, and is taken only if the
-objective falls.
+With a small delta the Huber objective is nearly the sum of |r|: a problem of many kinks on which quasi-Newton methods stop early and
+report success. Two things make it tame. Delta is lowered in stages from the scale of the data, so that every stage starts close
+to its optimum. And every step solves with the exact Hessian, made positive where it is not, and is taken only if the objective falls.
+
+Members share a fixed number of slots: one that has settled hands its slot to the next, so that a slow member holds up nobody.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,65 +20,119 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fits import derivatives
+from fits.derivatives import Rows
 from fits.laws.base import Law
+from fits.objectives import Objective
 
 ITERATIONS = 3000  # of the last stage at most; a converged member stops by itself, a rare one creeps along a ridge of kinks
 STAGE_ITERATIONS = 30
 DECREMENT = 1e-12  # certified: Newton decrement over objective
 EXACT = 1e-22  # mean objective per row below which a fit is exact and the relative decrement means nothing
+SLOT_ROWS = 2**16  # rows times slots worked on at once: fits the cache, and bounds the memory
 
 
 class Minimum(NamedTuple):
-    """Where a start ended. `decrement` is half g' H^-1 g, the distance to the local optimum in units of the objective."""
+    """Where every member ended. `decrement` is half g' H^-1 g, the distance to the local optimum in units of the objective."""
 
-    theta: Array
-    objective: Array
-    decrement: Array
-    curvature: Array  # least eigenvalue of the Hessian, scaled to a unit diagonal
-    condition: Array
-    active: Array  # which parameters ended at their lower bound
+    theta: np.ndarray
+    objective: np.ndarray
+    decrement: np.ndarray
+    curvature: np.ndarray  # least eigenvalue of the Hessian, scaled to a unit diagonal
+    condition: np.ndarray
+    active: np.ndarray  # which parameters ended at a bound
+    iterations: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
+class Pull:
+    """A spring that holds function(theta, aim) at a member's own aim: the way to points of a profile. The function must be hashable by value."""
+
+    function: Callable[[Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """One table of runs as arrays: natural logs of the inputs (rows, inputs) and of the loss (rows,)."""
+    """One table of runs as arrays, with the law and the objective to fit to it and the bounds of every parameter."""
 
     law: Law
-    inputs: np.ndarray
-    log_loss: np.ndarray
-    delta: float  # infinite: least squares
+    objective: Objective
+    inputs: np.ndarray  # (rows, inputs)
+    target: np.ndarray  # (rows,), as it is
+    low: np.ndarray  # (p,), in the solver's coordinates
+    high: np.ndarray
+
+    @property
+    def rows(self) -> Rows:
+        """The inputs in float64 on the device; call it where x64 is on."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Rows(jnp.asarray(self.inputs, jnp.float64), jnp.asarray(np.log(self.inputs), jnp.float64))
+
+    @property
+    def observed(self) -> np.ndarray:
+        """The target as the objective compares it, (rows,)."""
+        return np.log(self.target) if self.objective.log else self.target
+
+    @property
+    def spread(self) -> float:
+        """The scale of the data, on which the lowering of delta begins."""
+        return float(np.std(self.observed)) or 1.0
 
 
-def huber(residual: Array, delta: Array) -> Array:
-    size = jnp.abs(residual)
-    inside = jnp.minimum(size, delta)
-    # An infinite delta times zero is not zero, hence the branch that never multiplies by it.
-    return 0.5 * inside**2 + jnp.where(size > delta, jnp.where(jnp.isfinite(delta), delta, 0.0) * (size - inside), 0.0)
+def minimise(
+    problem: Problem,
+    starts: np.ndarray,
+    weights: np.ndarray,
+    *,
+    first_delta: float | None = None,
+    delta: float | None = None,
+    observed: np.ndarray | None = None,
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
+    pull: Pull | None = None,
+    aims: np.ndarray | None = None,
+    slots: int | None = None,
+) -> Minimum:
+    """Local minima from `starts` (M, p) under `weights` (M or 1, rows), member by member; arrays of length M.
 
-
-def minimise(problem: Problem, starts: np.ndarray, weights: np.ndarray, *, first_delta: float | None = None, chunk: int = 500) -> Minimum:
-    """Local minima from `starts` (M, p) under `weights` (M, rows), member by member; arrays of length M.
-
-    `first_delta` is where the lowering of delta begins: the spread of the data by default, which suits starts from afar.
-    `chunk` members are worked on at once, which bounds the memory.
+    `first_delta` is where the lowering of delta begins: the spread of the data by default, which suits starts from afar. `delta` replaces
+    the objective's own, `observed` (M, rows) the problem's, `bounds` (M or 1, p each) the problem's; `pull` and its `aims` (M, 2) of targets and strengths add a spring. `slots` members are worked on at once.
     """
-    deltas = _stages(first_delta or float(np.std(problem.log_loss)) or 1.0, problem.delta)
+    last = problem.objective.delta if delta is None else delta
+    deltas = _stages(first_delta or problem.spread, last)
+    low, high = bounds or (problem.low[None], problem.high[None])
+    targets = problem.observed[None] if observed is None else observed
+    springs = np.zeros((1, 2)) if aims is None else aims
+    members = len(starts)
+    # Arrays are filled up to a power of two, so that few programs are compiled; what was filled in is never worked on.
+    size = 1 << (members - 1).bit_length()
+    width = slots or _slots(problem, size)
+    arguments = (problem.law, problem.objective, pull)
     with jax.enable_x64(True):
+        f64 = partial(jnp.asarray, dtype=jnp.float64)
+        rows = problem.rows
+        tables = tuple(f64(_filled(array, members, size)) for array in (weights, targets, low, high, springs))
+        begin = f64(_filled(starts, members, size))
+        theta, count = _search(*arguments, width, begin, *tables, rows, f64(deltas), jnp.asarray(members))
         parts = []
-        for first in range(0, len(starts), chunk):
-            member = slice(first, first + chunk)
-            parts.append(
-                _minimise(
-                    problem.law,
-                    jnp.asarray(starts[member], jnp.float64),
-                    jnp.asarray(weights[member], jnp.float64),
-                    jnp.asarray(problem.inputs, jnp.float64),
-                    jnp.asarray(problem.log_loss, jnp.float64),
-                    jnp.asarray(deltas, jnp.float64),
-                    jnp.asarray(problem.law.lower(problem.log_loss), jnp.float64),
-                )
-            )
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        for first in range(0, members, width):  # the description works on all members of a part at once
+            part = slice(first, first + width)
+            own = [array if len(array) == 1 else array[part] for array in tables]
+            parts.append([np.asarray(array) for array in _describe(*arguments, theta[part], *own, rows, f64(deltas[-1]))])
+        described = [np.concatenate(arrays)[:members] for arrays in zip(*parts, strict=True)]
+        return Minimum(*described, np.asarray(count)[:members])
+
+
+def _filled(array: np.ndarray, members: int, size: int) -> np.ndarray:
+    """`array` with its last member repeated up to `size`; one that all members share stays as it is."""
+    if len(array) == size or (len(array) == 1 and members > 1):
+        return np.asarray(array)
+    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+
+
+def _slots(problem: Problem, members: int) -> int:
+    """How many members to work on at once: as many as the cache holds, a power of two so that few programs are compiled."""
+    room = max(1, SLOT_ROWS // max(1, len(problem.target)))
+    return 2 ** int(math.log2(min(room, 256, members)))
 
 
 def _stages(first: float, last: float) -> np.ndarray:
@@ -87,86 +142,220 @@ def _stages(first: float, last: float) -> np.ndarray:
     return np.geomspace(max(first, last), last, 1 + math.ceil(max(0.0, math.log(first / last, 3))))
 
 
-@partial(jax.jit, static_argnums=0)
-def _minimise(law: Law, starts: Array, weights: Array, inputs: Array, log_loss: Array, deltas: Array, lower: Array) -> Minimum:
-    def objective(theta: Array, weight: Array, delta: Array) -> Array:
-        return jnp.sum(weight * huber(log_loss - law.log_loss(theta, inputs), delta))
+def _derive(law: Law, objective: Objective, pull: Pull | None, rows: Rows) -> Callable[..., tuple[Array, Array, Array]]:
+    misfit = derivatives.derivatives(law, objective, rows)
+    if pull is None:
+        return lambda theta, weight, target, delta, _: misfit(theta, weight, target, delta)
 
-    def member(theta: Array, weight: Array) -> Minimum:
-        def stage(i: Array, theta: Array) -> Array:
-            return _newton(partial(objective, weight=weight, delta=deltas[i]), theta, lower, STAGE_ITERATIONS)
+    def spring(theta: Array, aim: Array) -> Array:
+        return 0.5 * aim[1] * (pull.function(theta, aim[0]) - aim[0]) ** 2
 
-        theta = jax.lax.fori_loop(0, deltas.shape[0] - 1, stage, jnp.maximum(theta, lower))
-        last = partial(objective, weight=weight, delta=deltas[-1])
-        return _describe(last, _newton(last, theta, lower, ITERATIONS), lower)
+    pulled = jax.vmap(lambda theta, aim: (spring(theta, aim), jax.grad(spring)(theta, aim), jax.hessian(spring)(theta, aim)))
 
-    return jax.vmap(member)(starts, weights)
+    def both(theta: Array, weight: Array, target: Array, delta: Array, aim: Array) -> tuple[Array, Array, Array]:
+        value, gradient, hessian = misfit(theta, weight, target, delta)
+        more = pulled(theta, aim)
+        return value + more[0], gradient + more[1], hessian + more[2]
 
-
-def _scaled_eigen(hessian: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues and vectors of the Hessian in coordinates that give it a unit diagonal, and those coordinates' scale."""
-    diagonal = jnp.abs(jnp.diagonal(hessian))
-    scale = jax.lax.rsqrt(jnp.maximum(diagonal, 1e-30 + 1e-14 * jnp.max(diagonal)))
-    values, vectors = jnp.linalg.eigh(hessian * scale[:, None] * scale[None, :])
-    return values, vectors, scale
+    return both
 
 
-def _derivatives(objective: partial, theta: Array, lower: Array) -> tuple[Array, Array, Array]:
-    """Gradient, Hessian and which bounds are active: those directions are taken out, as they cannot be followed."""
-    gradient, hessian = jax.grad(objective)(theta), jax.hessian(objective)(theta)
-    active = (theta <= lower) & (gradient > 0)
+class _State(NamedTuple):
+    """What the slots hold (leading axis: slots), and what is left to do."""
+
+    member: Array
+    theta: Array
+    value: Array
+    gradient: Array
+    hessian: Array
+    damping: Array
+    stage: Array
+    count: Array
+    total: Array
+    fresh: Array  # the derivatives belong to another member or delta: take them anew before stepping
+    following: Array  # the next member to load
+    found: Array  # (members, p)
+    iterations: Array  # (members,)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _search(
+    law: Law,
+    objective: Objective,
+    pull: Pull | None,
+    slots: int,
+    starts: Array,
+    weights: Array,
+    observed: Array,
+    low: Array,
+    high: Array,
+    aims: Array,
+    rows: Rows,
+    deltas: Array,
+    members: Array,
+) -> tuple[Array, Array]:
+    derive = _derive(law, objective, pull, rows)
+    size, p = starts.shape
+    last = deltas.shape[0] - 1
+
+    def own(array: Array, member: Array) -> Array:
+        return jnp.broadcast_to(array, (slots, array.shape[1])) if array.shape[0] == 1 else array[jnp.minimum(member, size - 1)]
+
+    def body(s: _State) -> _State:
+        least, most = own(low, s.member), own(high, s.member)
+        gradient, hessian, _ = restrict(s.theta, s.gradient, s.hessian, least, most)
+        step, slope = _newton_step(gradient, hessian, s.damping)
+        moved = jnp.clip(jnp.where(s.fresh[:, None], s.theta, s.theta + step), least, most)
+        trial = derive(moved, own(weights, s.member), own(observed, s.member), deltas[s.stage], own(aims, s.member))
+        value, slope_new, curve_new = trial
+        sound = jnp.isfinite(value) & jnp.isfinite(slope_new).all(axis=1) & jnp.isfinite(curve_new).all(axis=(1, 2))
+        better = (s.fresh | (value < s.value)) & sound
+        taken = better[:, None]
+        settled = ~s.fresh & (slope <= jnp.where(s.stage == last, 1e-3 * DECREMENT, 1e-3) * jnp.abs(s.value)) & (s.damping < 1e-3)
+        stuck = ~better & ((s.damping > 1e8) | s.fresh)
+        over = s.count >= jnp.where(s.stage == last, ITERATIONS, STAGE_ITERATIONS)
+        ended = settled | stuck | over
+        done = ended & ((s.stage == last) | (stuck & s.fresh)) & (s.member < members)
+        theta = jnp.where(taken, moved, s.theta)
+        total = s.total + 1
+        found = s.found.at[jnp.where(s.member < members, s.member, size)].set(theta, mode="drop")
+        iterations = s.iterations.at[jnp.where(s.member < members, s.member, size)].set(total, mode="drop")
+        # A settled member hands its slot to the next one.
+        member = jnp.where(done, s.following + jnp.cumsum(done) - 1, s.member)
+        loaded = jnp.clip(starts[jnp.minimum(member, size - 1)], own(low, member), own(high, member))
+        advance = ended & ~done
+        return _State(
+            member=member,
+            theta=jnp.where(done[:, None], loaded, theta),
+            value=jnp.where(better, value, s.value),
+            gradient=jnp.where(taken, slope_new, s.gradient),
+            hessian=jnp.where(taken[:, :, None], curve_new, s.hessian),
+            damping=jnp.where(
+                done | advance, 1e-3, jnp.where(s.fresh, s.damping, jnp.where(better, s.damping * 0.1, jnp.maximum(s.damping, 1e-10) * 8))
+            ),
+            stage=jnp.where(done, 0, jnp.where(advance, s.stage + 1, s.stage)),
+            count=jnp.where(done | advance, 0, s.count + 1),
+            total=jnp.where(done, 0, total),
+            fresh=done | advance,
+            following=s.following + done.sum(),
+            found=found,
+            iterations=iterations,
+        )
+
+    member = jnp.arange(slots)
+    zero = jnp.zeros(slots, jnp.int64)
+    start = _State(
+        member=member,
+        theta=jnp.clip(starts[:slots], own(low, member), own(high, member)),
+        value=jnp.full(slots, jnp.inf),
+        gradient=jnp.zeros((slots, p)),
+        hessian=jnp.broadcast_to(jnp.eye(p), (slots, p, p)),
+        damping=jnp.full(slots, 1e-3),
+        stage=zero,
+        count=zero,
+        total=zero,
+        fresh=jnp.ones(slots, bool),
+        following=jnp.asarray(slots),
+        found=starts,
+        iterations=jnp.zeros(size, jnp.int64),
+    )
+    end = jax.lax.while_loop(lambda s: (s.member < members).any(), body, start)
+    return end.found, end.iterations
+
+
+def restrict(theta: Array, gradient: Array, hessian: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """Gradient and Hessian without the directions whose bounds are active, as they cannot be followed; and which those are."""
+    active = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0)) | (low == high)
     free = ~active
-    hessian = jnp.where(free[:, None] & free[None, :], hessian, 0.0) + jnp.diag(active.astype(theta.dtype))
+    hessian = jnp.where(free[:, :, None] & free[:, None, :], hessian, 0.0)
+    hessian = hessian + jnp.eye(theta.shape[1])[None] * active[:, :, None]
     return jnp.where(active, 0.0, gradient), hessian, active
 
 
-def _newton(objective: partial, theta: Array, lower: Array, iterations: int) -> Array:
-    """Damped Newton with positive-made eigenvalues, within bounds; stops when no step helps or the decrement is at rounding level."""
-
-    def body(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
-        theta, value, damping, count, _ = state
-        gradient, hessian, _ = _derivatives(objective, theta, lower)
-        values, vectors, scale = _scaled_eigen(hessian)
-        along = vectors.T @ (scale * gradient)
-        step = -scale * (vectors @ (along / (jnp.maximum(jnp.abs(values), 1e-13) + damping)))
-        moved = jnp.maximum(theta + step, lower)
-        trial = objective(moved)
-        better = trial < value  # false for a NaN, too
-        decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(jnp.abs(values), 1e-13))
-        settled = (decrement <= 1e-3 * DECREMENT * value) & (damping < 1e-3)
-        stuck = ~better & (damping > 1e8)
-        return (
-            jnp.where(better, moved, theta),
-            jnp.where(better, trial, value),
-            jnp.where(better, damping * 0.1, jnp.maximum(damping, 1e-10) * 8),
-            count + 1,
-            settled | stuck,
-        )
-
-    def unfinished(state: tuple[Array, Array, Array, Array, Array]) -> Array:
-        return (state[3] < iterations) & ~state[4]
-
-    start = (theta, objective(theta), jnp.asarray(1e-3, theta.dtype), jnp.asarray(0), jnp.asarray(False))
-    return jax.lax.while_loop(unfinished, body, start)[0]
+def scaled(hessian: Array) -> tuple[Array, Array]:
+    """The Hessian in coordinates that give it a unit diagonal, and those coordinates' scale."""
+    diagonal = jnp.abs(jnp.diagonal(hessian, axis1=1, axis2=2))
+    scale = jax.lax.rsqrt(jnp.maximum(diagonal, 1e-30 + 1e-14 * jnp.max(diagonal, axis=1, keepdims=True)))
+    return hessian * scale[:, :, None] * scale[:, None, :], scale
 
 
-def _describe(objective: partial, theta: Array, lower: Array) -> Minimum:
-    gradient, hessian, active = _derivatives(objective, theta, lower)
-    values, vectors, scale = _scaled_eigen(hessian)
-    along = vectors.T @ (scale * gradient)
-    decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(jnp.abs(values), 1e-300))
-    least = jnp.min(values)
-    return Minimum(theta, objective(theta), decrement, least, jnp.max(values) / jnp.maximum(least, 1e-300), active)
+def _newton_step(gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array]:
+    """-(H + damping)^-1 g with H made positive (Gill, Murray & Wright 1981, 4.4.2.2: pivots bounded away from zero), and half |g' step|.
+
+    Unrolled over the few parameters, so that every operation runs along the slots.
+    """
+    unit, scale = scaled(hessian)
+    p = unit.shape[-1]
+    rest = unit + damping[:, None, None] * jnp.eye(p)[None]
+    bound = jnp.maximum(jnp.max(jnp.abs(rest), axis=(1, 2)), 1.0)
+    right = -gradient * scale
+    columns, pivots, solved = [], [], []
+    for j in range(p):
+        column = rest[:, j + 1 :, j]
+        largest = jnp.max(jnp.abs(column), axis=1) if j + 1 < p else jnp.zeros_like(bound)
+        pivot = jnp.maximum(jnp.maximum(jnp.abs(rest[:, j, j]), largest**2 / bound), 1e-14)
+        lower = column / pivot[:, None]
+        rest = rest.at[:, j + 1 :, j + 1 :].add(-lower[:, :, None] * column[:, None, :])
+        y = right[:, j]
+        right = right.at[:, j + 1 :].add(-lower * y[:, None])
+        columns.append(lower)
+        pivots.append(pivot)
+        solved.append(y / pivot)
+    step = solved
+    for j in reversed(range(p)):
+        for i in range(j + 1, p):
+            step[j] = step[j] - columns[j][:, i - j - 1] * step[i]
+    move = jnp.stack(step, axis=1) * scale
+    return move, -0.5 * jnp.sum(move * gradient, axis=1)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _describe(
+    law: Law,
+    objective: Objective,
+    pull: Pull | None,
+    theta: Array,
+    weights: Array,
+    observed: Array,
+    low: Array,
+    high: Array,
+    aims: Array,
+    rows: Rows,
+    delta: Array,
+) -> tuple[Array, ...]:
+    members = theta.shape[0]
+    weight, target = (jnp.broadcast_to(array, (members, array.shape[1])) for array in (weights, observed))
+    springs = jnp.broadcast_to(aims, (members, 2))
+    value, gradient, hessian = _derive(law, objective, pull, rows)(theta, weight, target, jnp.broadcast_to(delta, (members,)), springs)
+    gradient, hessian, active = restrict(theta, gradient, hessian, low, high)
+    unit, scale = scaled(hessian)
+    values, vectors = jnp.linalg.eigh(jnp.where(jnp.isfinite(unit), unit, 0.0))
+    along = jnp.einsum("mij,mi->mj", vectors, scale * gradient)
+    decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(jnp.abs(values), 1e-300), axis=1)
+    least = jnp.min(values, axis=1)
+    return theta, value, decrement, least, jnp.max(values, axis=1) / jnp.maximum(least, 1e-300), active
 
 
 def certified(minimum: Minimum, rows: int) -> np.ndarray:
     """Which members are local optima for certain: decrement at rounding level (or an exact fit) and positive curvature."""
     exact = minimum.objective <= EXACT * rows
-    flat = minimum.decrement <= DECREMENT * np.asarray(minimum.objective)
-    return np.asarray((flat | exact) & (np.asarray(minimum.curvature) > 0) & np.isfinite(minimum.objective))
+    flat = minimum.decrement <= DECREMENT * minimum.objective
+    return (flat | exact) & (minimum.curvature > 0) & np.isfinite(minimum.objective)
 
 
-def log_loss(problem: Problem, theta: np.ndarray) -> np.ndarray:
-    """The law's log loss at every row, in float64."""
+def residuals(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Target less prediction at every row, on the objective's scale, in float64."""
     with jax.enable_x64(True):
-        return np.asarray(problem.law.log_loss(jnp.asarray(theta, jnp.float64), jnp.asarray(problem.inputs, jnp.float64)))
+        predicted = derivatives.predictions(problem.law, problem.objective, problem.rows, jnp.asarray(theta, jnp.float64))
+        return problem.observed - np.asarray(predicted)
+
+
+def jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Derivatives of the predictions, on the objective's scale, in the solver's coordinates, (rows, p)."""
+    with jax.enable_x64(True):
+        return np.asarray(_jacobian(problem.law, problem.objective, problem.rows, jnp.asarray(theta, jnp.float64)))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _jacobian(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
+    return jax.jacfwd(partial(derivatives.predictions, law, objective, rows))(theta)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fits.curve import Curve
-from fits.laws import chinchilla
+from fits.laws.base import Law
 from scaling.errors import InputError
 
 PAIRED_BY = ["width", "budget", "seed"]
@@ -37,10 +37,10 @@ def measure_multiplier(curve: Curve, baseline: pd.DataFrame, variant: pd.DataFra
     pairs = pairs[(pairs["status"] == "done") & (pairs["status_baseline"] == "done")].reset_index(drop=True)
     if pairs.empty:
         raise InputError("multiplier: no run of the variant has a baseline run of the same width, budget and seed")
-    logs = _log_multipliers(curve.vector[None], pairs)[0]
+    logs = _log_multipliers(curve.law, curve.vector[None], pairs)[0]
     generator = np.random.Generator(np.random.Philox(key=seed))
     draws = curve.draws if curve.draws is not None else curve.vector[None]
-    by_draw = _log_multipliers(draws[generator.integers(len(draws), size=RESAMPLES)], pairs)
+    by_draw = _log_multipliers(curve.law, draws[generator.integers(len(draws), size=RESAMPLES)], pairs)
     chosen = generator.integers(len(pairs), size=by_draw.shape)
     means = np.take_along_axis(by_draw, chosen, axis=1).mean(axis=1)
     low, high = np.exp(np.quantile(means, [0.025, 0.975], method="inverted_cdf"))  # which takes infinite means as they are
@@ -48,20 +48,20 @@ def measure_multiplier(curve: Curve, baseline: pd.DataFrame, variant: pd.DataFra
     return Multiplier(float(np.exp(logs.mean())), float(low), float(high), table)
 
 
-def _log_multipliers(constants: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+def _log_multipliers(law: Law, constants: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
     """ln of the multiplier of each pair under each row of constants, (draws, pairs), by bisection in ln s.
 
     s solves L(N sqrt s, D sqrt s) = L(N, D) * measured ratio of the losses, N and D being the baseline's; what the variant's
     run cost more or less than the baseline's is taken off.
     """
-    law = constants[:, None, :]
+    constants = constants[:, None, :]
     params, tokens = (pairs[f"{name}_baseline"].to_numpy(float) for name in ("params", "tokens"))
-    target = chinchilla.loss(law, params, tokens) * (pairs["loss"] / pairs["loss_baseline"]).to_numpy(float)
+    target = law.evaluate(constants, {"params": params, "tokens": tokens}) * (pairs["loss"] / pairs["loss_baseline"]).to_numpy(float)
     low, high = np.full(target.shape, -_LOG_RANGE), np.full(target.shape, _LOG_RANGE)
     for _ in range(50):
         middle = (low + high) / 2
         root = np.exp(middle / 2)
-        enough = chinchilla.loss(law, params * root, tokens * root) <= target
+        enough = law.evaluate(constants, {"params": params * root, "tokens": tokens * root}) <= target
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     middle = np.where(high >= _LOG_RANGE, np.inf, np.where(low <= -_LOG_RANGE, -np.inf, (low + high) / 2))
     cost = np.log((pairs["flops"] / pairs["flops_baseline"]).to_numpy(float))

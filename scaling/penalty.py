@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from scipy.optimize import brentq, minimize_scalar
 
+from fits import frontier
 from fits.curve import Allocation, Curve
-from fits.laws import chinchilla
 from scaling.errors import InputError
 
 REPETITION_HALF_LIFE = 15.387756  # R*_D of Muennighoff et al. 2023, arXiv 2305.16264: epochs of repetition until returns fade
@@ -89,7 +89,7 @@ class _Lab:
 
     def optimal_params(self, product: float) -> float:
         """The size of least loss where params * tokens = product, repetition counted."""
-        free = self.structure * float(chinchilla.optimal_params(self.curve.vector, product / (self.structure * self.data)))
+        free = self.structure * float(frontier.optimal_size(self.curve.law, self.curve.vector, product / (self.structure * self.data)))
         if product / free <= self.unique_tokens:
             return free
         search = minimize_scalar(
@@ -155,6 +155,9 @@ def compute_penalty(
     if served_tokens and overtraining != 1:
         raise InputError("penalty: served_tokens already decides how long the leader trains; leave overtraining at 1")
 
+    for each in (curve, follower or curve):
+        if not {"E", "A", "B", "alpha", "beta"} == set(each.constants):
+            raise InputError(f"penalty: law {each.law.name} is not of the form E + A N^-alpha + B D^-beta, which penalties are solved for")
     lead = _Lab(curve, 1.0, 1.0, unique)
     follow = _Lab(follower or curve, structure, data, follower_unique)
     leader = _leader(lead, flops, overtraining, served_tokens)

@@ -1,14 +1,43 @@
-"""Families of laws, by name."""
+"""Families of laws, by name. Every module of this package that holds laws lists them in `LAWS`."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 
 from fits.errors import InputError
 from fits.laws.base import Law
-from fits.laws.chinchilla import CHINCHILLA
 
-LAWS = {law.name: law for law in (CHINCHILLA,)}
+_FAMILIES = (
+    "chinchilla",
+    "tied",
+    "outer_exponent",
+    "kaplan",
+    "saturating",
+    "farseer",
+    "overtraining",
+    "repetition",
+    "broken",
+    "downstream",
+    "allocation_rules",
+    "training_rules",
+    "progress",
+    "routed",
+    "fine_grained",
+    "joint_moe",
+    "moe_sparsity",
+    "leverage",
+    "five_factor",
+    "precision",
+    "floating_point",
+    "quantization_error",
+    "effective_factors",
+    "weight_sparsity",
+    "distillation",
+    "vocabulary",
+    "diloco",
+)
+LAWS: dict[str, Law] = {law.name: law for family in _FAMILIES for law in importlib.import_module(f"fits.laws.{family}").LAWS}
 
 
 def law(name: str | Law) -> Law:

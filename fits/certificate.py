@@ -1,0 +1,103 @@
+"""What a search says of itself: whether its optimum is one for certain, how it was found, and which directions the runs leave open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fits import solve
+from fits.laws.base import Law
+
+SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts ended at the same place
+SINGULAR = 1e-8  # least over greatest singular value of the scaled Jacobian below which rounding hides a direction
+OPEN = 20.0  # standard error, in the solver's coordinates (logarithms, exponents), from which a direction counts as undetermined
+_BOUNDS = {"lower": "which stands for zero: the runs do not show that term", "upper": "the runs ask for more than it allows"}
+ONE_LINE = 1e-3  # thickness over length of the design, in logarithms, below which it is a line
+
+
+def certificate(problem: solve.Problem, minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
+    """The statement on a search, and the index of the best start."""
+    values = np.where(np.isfinite(minima.objective), minima.objective, np.inf)
+    sure = solve.certified(minima, rows)
+    best = int(np.argmin(values))
+    # Of starts that ended equally low take one whose optimum is certified.
+    floor = solve.EXACT * rows
+    level = values <= values[best] * (1 + SAME_OPTIMUM) + floor
+    if (level & sure).any():
+        best = int(np.flatnonzero(level & sure)[0])
+    others = values[sure & ~level]
+    held = problem.low == problem.high
+    at_bound = {
+        name: "lower" if low else "upper"
+        for name, active, low in zip(problem.law.constants, minima.active[best] & ~held, minima.theta[best] <= problem.low, strict=True)
+        if active
+    }
+    statement = {
+        "certified": bool(sure[best]),
+        "objective": float(values[best]),
+        "optimality": float(minima.decrement[best] / max(values[best], floor)),
+        "starts_total": len(values),
+        "starts_at_optimum": int((level & sure).sum()),
+        "second_best": float(others.min()) if others.size else None,
+        "condition": float(minima.condition[best]),
+        "active_bounds": list(at_bound),
+        "flat": None,
+        "reason": _reason(minima, values, sure, best, at_bound),
+    }
+    return statement, best
+
+
+def _reason(minima: solve.Minimum, values: np.ndarray, sure: np.ndarray, best: int, at_bound: dict[str, str]) -> str:
+    if not np.isfinite(values[best]):
+        return "no start ended at a finite objective"
+    if not minima.curvature[best] > 0:
+        return f"the Hessian has no positive curvature in some direction (least scaled eigenvalue {minima.curvature[best]:.1e}): the runs leave it undetermined"
+    if not sure[best]:
+        return f"the Newton decrement is {minima.decrement[best] / values[best]:.1e} of the objective, above {solve.DECREMENT:.0e}"
+    if at_bound:
+        return "; ".join(f"{name} ended at the {side} bound: {_BOUNDS[side]}" for name, side in at_bound.items())
+    return ""
+
+
+def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray) -> dict[str, float] | None:
+    """Constants that take part in a direction which the runs do not determine, with their weights in it; None if there is none.
+
+    The direction is the one of largest standard error, (J'J)^-1 times the residual variance, in logarithms and exponents.
+    """
+    jacobian = solve.jacobian(problem, theta)[:, free]
+    if not jacobian.size or not np.isfinite(jacobian).all():
+        return None
+    scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
+    _, singular, directions = np.linalg.svd(jacobian / scale, full_matrices=False)
+    freedom = max(1, len(jacobian) - len(scale))
+    # Without noise an error is still as large as rounding makes it.
+    noise = max(float(np.sqrt(np.sum(solve.residuals(problem, theta) ** 2) / freedom)), 1e-9)
+    weakest = directions[-1] / scale
+    error = noise / max(singular[-1], 1e-300) * np.linalg.norm(weakest)
+    if singular[-1] > SINGULAR * singular[0] and error < OPEN:
+        return None
+    weakest = weakest / np.abs(weakest).max()
+    names = [name for name, kept in zip(problem.law.constants, free, strict=True) if kept]
+    return {name: round(float(weight), 3) for name, weight in zip(names, weakest, strict=True) if abs(weight) > 0.03}
+
+
+def design_line(problem: solve.Problem) -> str | None:
+    """How the rows' inputs are tied together, if all lie on one line (or point) in logarithms; the terms of such a law cannot be told apart."""
+    varied = [(name, np.log(problem.inputs[:, i])) for i, name in enumerate(problem.law.inputs) if (problem.inputs[:, i] > 0).all()]
+    fixed = [name for name, logs in varied if np.ptp(logs) < 1e-6]
+    if fixed:
+        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} the same in every row"
+    if len(varied) != 2:
+        return None
+    centred = np.stack([logs - logs.mean() for _, logs in varied], axis=1)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    if singular[1] > ONE_LINE * singular[0]:
+        return None
+    return f"all rows lie on one line, {varied[1][0]} ~ {varied[0][0]}^{directions[0][1] / directions[0][0]:.3g}"
+
+
+def describe_flat(flat: dict[str, float], law: Law) -> str:
+    """The direction in words: `log B + 0.04 beta`."""
+    parts = [f"{weight:+.3g} {'log ' if law.parameter(name).log else ''}{name}" for name, weight in flat.items()]
+    return " ".join(parts).lstrip("+")
