@@ -1,6 +1,7 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
-Public names: read_runs, complete, dataset, dataset_names, fit, load, published, multiplier, Curve, Allocation, Law, InputError. They load on first use, and nothing here
+Public names: read_runs, complete, dataset, dataset_names, fit, isoflop, envelope, plan_runs, load,
+published, multiplier, Curve, Allocation, Law, Proposal, InputError. They load on first use, and nothing here
 imports Flax or Orbax.
 """
 
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
     from fits.datasets import dataset as dataset
     from fits.datasets import dataset_names as dataset_names
     from fits.derived import multiplier as multiplier
+    from fits.envelopes import envelope as envelope
     from fits.errors import InputError as InputError
     from fits.fitting import fit as fit
+    from fits.isoflops import isoflop as isoflop
     from fits.laws.base import Law as Law
     from fits.library import load as load
     from fits.library import published as published
+    from fits.planning import Proposal as Proposal
+    from fits.planning import plan_runs as plan_runs
     from fits.runs import complete as complete
     from fits.runs import read_runs as read_runs
 
@@ -28,12 +33,16 @@ _HOME = {
     "Curve": "fits.curve",
     "InputError": "fits.errors",
     "Law": "fits.laws.base",
+    "Proposal": "fits.planning",
     "complete": "fits.runs",
     "dataset": "fits.datasets",
     "dataset_names": "fits.datasets",
+    "envelope": "fits.envelopes",
     "fit": "fits.fitting",
+    "isoflop": "fits.isoflops",
     "load": "fits.library",
     "multiplier": "fits.derived",
+    "plan_runs": "fits.planning",
     "published": "fits.library",
     "read_runs": "fits.runs",
 }

@@ -42,7 +42,8 @@ def certificate(problem: solve.Problem, minima: solve.Minimum, rows: int) -> tup
         "second_best": float(others.min()) if others.size else None,
         "condition": float(minima.condition[best]),
         "active_bounds": list(at_bound),
-        "flat": None,
+        "flat": [],
+        "open": [],
         "reason": _reason(minima, values, sure, best, at_bound),
     }
     return statement, best
@@ -60,44 +61,67 @@ def _reason(minima: solve.Minimum, values: np.ndarray, sure: np.ndarray, best: i
     return ""
 
 
-def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray) -> dict[str, float] | None:
-    """Constants that take part in a direction which the runs do not determine, with their weights in it; None if there is none.
+def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray) -> list[dict[str, float]]:
+    """Directions that the runs do not determine, each as weights of the constants that take part in it.
 
-    The direction is the one of largest standard error, (J'J)^-1 times the residual variance, in logarithms and exponents.
+    They are those of large standard error, (J'J)^-1 times the residual variance, in logarithms and exponents.
     """
     jacobian = solve.jacobian(problem, theta)[:, free]
     if not jacobian.size or not np.isfinite(jacobian).all():
-        return None
-    scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
+        return []
+    size = np.linalg.norm(jacobian, axis=0)
+    scale = np.maximum(size, max(1e-12 * size.max(), 1e-300))
     _, singular, directions = np.linalg.svd(jacobian / scale, full_matrices=False)
     freedom = max(1, len(jacobian) - len(scale))
     # Without noise an error is still as large as rounding makes it.
     noise = max(float(np.sqrt(np.sum(solve.residuals(problem, theta) ** 2) / freedom)), 1e-9)
-    weakest = directions[-1] / scale
-    error = noise / max(singular[-1], 1e-300) * np.linalg.norm(weakest)
-    if singular[-1] > SINGULAR * singular[0] and error < OPEN:
-        return None
-    weakest = weakest / np.abs(weakest).max()
-    names = [name for name, kept in zip(problem.law.constants, free, strict=True) if kept]
-    return {name: round(float(weight), 3) for name, weight in zip(names, weakest, strict=True) if abs(weight) > 0.03}
+    names, found = [name for name, kept in zip(problem.law.constants, free, strict=True) if kept], []
+    for value, direction in zip(singular[::-1], directions[::-1] / scale, strict=True):
+        if value > SINGULAR * singular[0] and noise / max(value, 1e-300) * np.linalg.norm(direction) < OPEN:
+            continue
+        weights = direction / direction[np.argmax(np.abs(direction))]
+        found.append({name: round(float(weight), 3) for name, weight in zip(names, weights, strict=True) if abs(weight) > 0.03})
+    return found
 
 
-def design_line(problem: solve.Problem) -> str | None:
-    """How the rows' inputs are tied together, if all lie on one line (or point) in logarithms; the terms of such a law cannot be told apart."""
+def design_line(problem: solve.Problem) -> tuple[str, bool]:
+    """How the rows' inputs are tied together, if they are: an input without variety, or (True) all rows on one line in logarithms."""
     varied = [(name, np.log(problem.inputs[:, i])) for i, name in enumerate(problem.law.inputs) if (problem.inputs[:, i] > 0).all()]
     fixed = [name for name, logs in varied if np.ptp(logs) < 1e-6]
     if fixed:
-        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} the same in every row"
+        return f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} the same in every row", False
     if len(varied) != 2:
-        return None
+        return "", False
     centred = np.stack([logs - logs.mean() for _, logs in varied], axis=1)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     if singular[1] > ONE_LINE * singular[0]:
-        return None
-    return f"all rows lie on one line, {varied[1][0]} ~ {varied[0][0]}^{directions[0][1] / directions[0][0]:.3g}"
+        return "", False
+    return f"all rows lie on one line, {varied[1][0]} ~ {varied[0][0]}^{directions[0][1] / directions[0][0]:.3g}", True
 
 
-def describe_flat(flat: dict[str, float], law: Law) -> str:
-    """The direction in words: `log B + 0.04 beta`."""
-    parts = [f"{weight:+.3g} {'log ' if law.parameter(name).log else ''}{name}" for name, weight in flat.items()]
+def say_what_is_open(problem: solve.Problem, theta: np.ndarray, statement: dict[str, Any]) -> None:
+    """Adds flat directions and a design that is a line: their constants are open and the fit is not certified, however low the objective."""
+    if not np.isfinite(statement["objective"]):
+        return
+    free = (problem.low < problem.high) & ~np.isin(problem.law.constants, statement["active_bounds"])
+    flat, (line, tied) = flat_directions(problem, theta, free), design_line(problem)
+    if not flat and not tied:
+        return
+    names = {name for direction in flat for name in direction}
+    if tied:
+        # Along a line any term can stand in for any other; what is left is the loss at its end.
+        names |= {name for name, kept in zip(problem.law.constants, problem.low < problem.high, strict=True) if kept and name != "E"}
+    what = " and ".join(_in_words(direction, problem.law) for direction in flat)
+    reason = f"the runs do not determine {what}" if flat else "the runs do not tell the terms of the law apart"
+    statement |= {
+        "certified": False,
+        "flat": flat,
+        "open": [name for name in problem.law.constants if name in names],
+        "reason": f"{reason}{f': {line}' if line else ''}; predictions near the runs stand, these constants do not",
+    }
+
+
+def _in_words(direction: dict[str, float], law: Law) -> str:
+    """`1 log B +0.04 beta`"""
+    parts = [f"{weight:+.3g} {'log ' if law.parameter(name).log else ''}{name}" for name, weight in direction.items()]
     return " ".join(parts).lstrip("+")

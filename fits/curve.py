@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Number = float | np.ndarray
 INTERVALS = ("profile", "bootstrap", "published")
+BOOTSTRAP_ROWS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +134,13 @@ class Curve:
     def interval(self, level: float = 0.95, method: str | None = None) -> dict[str, tuple[float, float]]:
         """An interval of every constant that was fitted, open (0 or infinite) where the runs do not bound it.
 
-        method "profile" (`fits.profile`) is the default of a fresh fit: it covers as it says from nine rows on, where percentiles of a small
-        sample's bootstrap do not. "bootstrap" gives percentiles of the draws, the default of a curve that was loaded; "published" what
-        the source prints.
+        method "profile" (`fits.profile`) holds the truth as often as it says from nine rows on, if the noise is of one size; "bootstrap" gives
+        percentiles of the draws, which allow for noise that differs between rows but need many of them; "published" is what the source
+        prints, or a saved fit kept. See `interval_method` for which is chosen.
         """
         if not 0 < level < 1:
             raise InputError(f"level must lie between 0 and 1, got {level}")
-        chosen = method or self._method(level)
+        chosen = method or self.interval_method(level)
         if chosen == "profile":
             from fits.profile import constant_intervals
 
@@ -151,12 +152,12 @@ class Curve:
         if chosen != "published":
             raise InputError(f"interval: method {chosen!r} is not known; it is one of {', '.join(INTERVALS)}")
         stored = self.about.get("intervals")
-        if stored is None or not math.isclose(stored["level"], level):
-            which = f"only at level {stored['level']}" if stored else "at no level"
-            raise InputError(
-                f"curve {self.name!r}: it has no draws, so no intervals of its own, and its source gives them {which}; fit it to runs"
-            )
-        return {name: (pair[0], pair[1]) for name, pair in stored.items() if isinstance(pair, list)}
+        if stored is None:
+            raise InputError(f"curve {self.name!r}: its source prints no intervals; fit it to runs")
+        if not math.isclose(stored["level"], level):
+            raise InputError(f"curve {self.name!r}: its intervals are known at level {stored['level']} only, not {level}")
+        pairs = {name: pair for name, pair in stored.items() if isinstance(pair, list)}
+        return {name: (-math.inf if low is None else low, math.inf if high is None else high) for name, (low, high) in pairs.items()}
 
     def derived(self, what: str, level: float = 0.95, method: str | None = None, **at: float) -> Prediction:
         """A quantity that follows from the constants, with its interval.
@@ -168,21 +169,25 @@ class Curve:
 
         return derived.derived(self, what, level, method, dict(at))
 
-    def _method(self, level: float) -> str:
-        if self.sample is not None:
+    def interval_method(self, level: float = 0.95) -> str:
+        """Where an interval comes from unless one says otherwise.
+
+        A table of a hundred rows and more speaks for its own noise through the bootstrap, if draws were made; a smaller one by its profile.
+        """
+        if self.sample is not None and (self.draws is None or len(self.sample.frame) < BOOTSTRAP_ROWS):
             return "profile"
         stored = self.about.get("intervals")
-        return (
-            "published"
-            if self.draws is None or (stored and stored.get("method") == "profile" and stored["level"] == level)
-            else "bootstrap"
-        )
+        if stored and self.draws is None:
+            return "published"
+        return "published" if stored and stored.get("method") == "profile" and stored["level"] == level else "bootstrap"
 
     def _opened(self, found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        """Constants of a flat direction are open, whatever a method says of them."""
-        flat = (self.certificate or {}).get("flat") or {}
-        low = {name: 0.0 if self.law.parameter(name).low >= 0 else -math.inf for name in flat}
-        return {name: (low[name], math.inf) if name in flat else pair for name, pair in found.items()}
+        """Constants that the runs leave open have open intervals, whatever a method says of them."""
+        found = {name: (max(low, 0.0) if self.law.parameter(name).low >= 0 else low, high) for name, (low, high) in found.items()}
+        unknown = {
+            name: (0.0 if self.law.parameter(name).low >= 0 else -math.inf, math.inf) for name in (self.certificate or {}).get("open", [])
+        }
+        return found | {name: pair for name, pair in unknown.items() if name in found}
 
     def sample_or_error(self) -> Sample:
         """What the fit was made from; InputError for a loaded curve."""

@@ -73,8 +73,10 @@ def _on_draws(curve: Curve, kind: str, point: float, extras: dict[str, float]) -
 def _profiled(curve: Curve, kind: str, point: float, extras: dict[str, float], level: float) -> tuple[float, float]:
     from fits.profile import interval
 
-    quantity = Quantity(curve.law, kind, at=point, extras=tuple(sorted(extras.items())))
+    quantity = Quantity(curve.law, "size" if kind == "tokens" else kind, at=point, extras=tuple(sorted(extras.items())))
     low, high = interval(curve.sample_or_error(), quantity, level)
+    if kind == "tokens":  # what the size leaves of their product
+        low, high = point - high, point - low
     with np.errstate(over="ignore"):
         return (float(np.exp(low)), float(np.exp(high))) if quantity.logarithm else (low, high)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fits import absolute, bootstrap, solve, starts
-from fits.certificate import certificate, describe_flat, design_line, flat_directions
+from fits import absolute, solve, starts
+from fits.bootstrap import draws as bootstrap_draws
+from fits.certificate import certificate, say_what_is_open
 from fits.curve import Curve
 from fits.errors import InputError
 from fits.laws import law as find_law
@@ -54,7 +55,7 @@ def fit(
     sample = prepare(found, runs, goal, fixed=fixed, bounds=bounds, weights=weights, cluster=cluster)
     theta, statement = _optimum(sample)
     sample = dataclasses.replace(sample, theta=theta)
-    draws = _draws(sample, bootstrap, resample, seed, progress) if bootstrap and np.isfinite(statement["objective"]) else None
+    draws = bootstrap_draws(sample, bootstrap, resample, seed, progress) if bootstrap and np.isfinite(statement["objective"]) else None
     frame, rows = sample.frame, len(sample.frame)
     residual = solve.residuals(sample.problem, theta)
     about: dict[str, Any] = {
@@ -111,7 +112,7 @@ def _optimum(sample: Sample) -> tuple[np.ndarray, dict[str, Any]]:
     theta = minima.theta[best]
     if not problem.objective.smooth and np.isfinite(statement["objective"]):
         theta = _follow_to_kink(sample, minima, statement)
-    _say_what_is_open(sample, theta, statement)
+    say_what_is_open(problem, theta, statement)
     return theta, statement
 
 
@@ -133,25 +134,6 @@ def _follow_to_kink(sample: Sample, minima: solve.Minimum, statement: dict[str, 
     statement |= {"certified": sure, "objective": best.objective, "optimality": best.gap}
     statement["reason"] = "" if sure else f"the duality gap is {best.gap:.1e} of the objective, above {absolute.GAP:.0e}"
     return best.theta
-
-
-def _say_what_is_open(sample: Sample, theta: np.ndarray, statement: dict[str, Any]) -> None:
-    """Adds the flat direction, if there is one: its constants are not certified, however low the objective."""
-    problem = sample.problem
-    free = (problem.low < problem.high) & ~np.isin(problem.law.constants, statement["active_bounds"])
-    flat = flat_directions(problem, theta, free) if np.isfinite(statement["objective"]) else None
-    if flat is None:
-        return
-    line = design_line(problem)
-    statement |= {
-        "certified": False,
-        "flat": flat,
-        "reason": f"the runs do not determine the direction {describe_flat(flat, problem.law)}{f': {line}' if line else ''}; predictions near the runs stand, these constants do not",
-    }
-
-
-def _draws(sample: Sample, count: int, kind: str, seed: int, progress: Callable[[int, int], None] | None) -> np.ndarray:
-    return bootstrap.draws(sample, count, kind, seed, progress)
 
 
 def _flops_per_param_token(law: Law, frame: pd.DataFrame) -> float:

@@ -37,6 +37,11 @@ class Objective:
     over: float = 1.0
 
     @property
+    def kind(self) -> Objective:
+        """The same without name and delta, which a compiled program takes as numbers: what programs are kept by."""
+        return Objective("", self.log, 0.0, self.over)
+
+    @property
     def smooth(self) -> bool:
         """Whether it has a gradient everywhere."""
         return self.delta > 0

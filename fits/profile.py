@@ -18,11 +18,8 @@ import numpy as np
 from jax import Array
 from scipy.stats import norm, t
 
-from fits import derivatives, solve
-from fits.derivatives import Rows
-from fits.laws.base import Law
-from fits.objectives import Objective
-from fits.quantities import Quantity
+from fits import solve
+from fits.quantities import KINDS, Frontier, Quantity
 from fits.sample import Sample
 
 STIFFNESS = 1e4  # of the spring, in units of the profile's own curvature
@@ -55,9 +52,7 @@ class _Samples:
 
     def rise(self, member: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """tau at refitted thetas of some members."""
-        with jax.enable_x64(True):
-            predicted = np.asarray(_predict(self.problem.law, self.problem.objective, self.problem.rows, jnp.asarray(theta)))
-        rise = _misfit(self.observed[member] - predicted, self.weights, self.delta) - self.floor[member]
+        rise = _misfit(self.observed[member] - solve.predictions(self.problem, theta), self.weights, self.delta) - self.floor[member]
         tau = np.sqrt(np.maximum(2 * rise / self.phi[member], 0.0))
         return np.where(np.isfinite(tau), tau, np.inf)
 
@@ -85,8 +80,7 @@ def intervals(
 ) -> Ends:
     """Profile intervals for many samples of one design at once: optima (M, p), weights (rows,), targets (M, rows)."""
     samples = _samples(problem, theta, weights, observed)
-    with jax.enable_x64(True):
-        value = np.asarray(_value(quantity, jnp.asarray(theta)))
+    value, _ = _values(quantity, theta)
     if quantity.kind == "constant":
         low, high = _held(samples, np.full(len(theta), problem.law.constants.index(quantity.name)), level)
     else:
@@ -97,8 +91,7 @@ def intervals(
 def _samples(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray) -> _Samples:
     freedom = max(1, len(problem.target) - int((problem.low < problem.high).sum()))
     delta = problem.objective.delta or 1e-4 * problem.spread
-    with jax.enable_x64(True):
-        residual = observed - np.asarray(_predict(problem.law, problem.objective, problem.rows, jnp.asarray(theta)))
+    residual = observed - solve.predictions(problem, theta)
     phi = np.array([dispersion(r, delta, freedom) for r in residual])
     return _Samples(problem, theta, weights[None], observed, delta, _misfit(residual, weights[None], delta), phi, freedom)
 
@@ -135,20 +128,18 @@ def _held(samples: _Samples, index: np.ndarray, level: float) -> tuple[np.ndarra
 
 def _sprung(samples: _Samples, quantity: Quantity, value: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Both ends for a derived quantity, which a spring holds near a value."""
-    with jax.enable_x64(True):
-        slope = np.asarray(_slope(quantity, jnp.asarray(samples.theta)))
-    pull, count = solve.Pull(quantity.near), len(value)
+    _, slope = _values(quantity, samples.theta)
+    pull, count = solve.Pull(quantity.frontier), len(value)
 
     def refit(member: np.ndarray, goal: np.ndarray, begin: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = member % count
-        aims = np.stack([goal, STIFFNESS * samples.phi[own] / error**2], axis=1)
+        aims = quantity.aims(goal, STIFFNESS * samples.phi[own] / error**2)
         begin = np.clip(begin, samples.problem.low, samples.problem.high)
         observed, delta = samples.observed[own], samples.delta
         minima = solve.minimise(
             samples.problem, begin, samples.weights, pull=pull, aims=aims, observed=observed, delta=delta, first_delta=delta
         )
-        with jax.enable_x64(True):
-            return np.asarray(_value(quantity, jnp.asarray(minima.theta))), minima.theta
+        return _values(quantity, minima.theta)[0], minima.theta
 
     return _both_ends(samples, value, slope, refit, level)
 
@@ -176,23 +167,11 @@ def _misfit(residual: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarr
     return np.sum(weights * (0.5 * inside**2 + linear), axis=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _predict(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
-    return jax.vmap(partial(derivatives.predictions, law, objective, rows))(theta)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _jacobians(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
-    return jax.vmap(jax.jacfwd(partial(derivatives.predictions, law, objective, rows)))(theta)
-
-
 def _conditional(samples: _Samples, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How theta moves with a quantity of this gradient in the linear picture, (M, p), and the quantity's standard error, (M,)."""
     problem = samples.problem
     free = problem.low < problem.high
-    with jax.enable_x64(True):
-        jacobian = np.asarray(_jacobians(problem.law, problem.objective, problem.rows, jnp.asarray(samples.theta)))
-    jacobian = np.where(free, jacobian, 0.0) * np.sqrt(samples.weights[..., None])
+    jacobian = np.where(free, solve.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
     scale = np.maximum(np.linalg.norm(jacobian, axis=1), 1e-300)
     unit = jacobian / scale[:, None, :]
     inverse = np.linalg.pinv(np.swapaxes(unit, 1, 2) @ unit, rcond=1e-13, hermitian=True)
@@ -252,11 +231,17 @@ def _next_guess(value, error, side, aim, near, near_tau, far, far_tau) -> np.nda
     return np.where(np.isnan(far), value + side * farther, between)
 
 
-@partial(jax.jit, static_argnums=0)
-def _slope(quantity: Quantity, theta: Array) -> Array:
-    return jax.vmap(jax.jacfwd(quantity))(theta)
+def _values(quantity: Quantity, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The quantity at thetas (M, p), and its gradient."""
+    if quantity.kind == "constant":
+        index = quantity.law.constants.index(quantity.name)
+        return theta[:, index], np.tile(np.eye(theta.shape[1])[index], (len(theta), 1))
+    with jax.enable_x64(True):
+        kind, at = jnp.asarray(KINDS.index(quantity.kind)), jnp.asarray(quantity.at, jnp.float64)
+        value, slope = _value_and_slope(quantity.frontier, jnp.asarray(solve.filled(theta), jnp.float64), kind, at)
+        return np.asarray(value)[: len(theta)], np.asarray(slope)[: len(theta)]
 
 
 @partial(jax.jit, static_argnums=0)
-def _value(quantity: Quantity, theta: Array) -> Array:
-    return jax.vmap(quantity)(theta)
+def _value_and_slope(frontier: Frontier, theta: Array, kind: Array, at: Array) -> tuple[Array, Array]:
+    return jax.vmap(jax.value_and_grad(frontier.value), (0, None, None))(theta, kind, at)

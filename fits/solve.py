@@ -27,6 +27,8 @@ from fits.objectives import Objective
 
 ITERATIONS = 3000  # of the last stage at most; a converged member stops by itself, a rare one creeps along a ridge of kinks
 STAGE_ITERATIONS = 30
+STAGES = 24
+AIMS = 4  # numbers of a spring
 DECREMENT = 1e-12  # certified: Newton decrement over objective
 EXACT = 1e-22  # mean objective per row below which a fit is exact and the relative decrement means nothing
 SLOT_ROWS = 2**16  # rows times slots worked on at once: fits the cache, and bounds the memory
@@ -46,7 +48,10 @@ class Minimum(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pull:
-    """A spring that holds function(theta, aim) at a member's own aim: the way to points of a profile. The function must be hashable by value."""
+    """A spring that holds function(theta, aims) at a member's own aims[0] with strength aims[1]: the way to points of a profile.
+
+    The function must be hashable by value; what else it needs of a member stands in the rest of aims.
+    """
 
     function: Callable[[Array, Array], Array]
 
@@ -64,9 +69,10 @@ class Problem:
 
     @property
     def rows(self) -> Rows:
-        """The inputs in float64 on the device; call it where x64 is on."""
+        """The inputs in float64 on the device, filled up to one of few numbers of rows; call it where x64 is on."""
+        inputs = np.concatenate([self.inputs, np.repeat(self.inputs[-1:], filled_rows(len(self.inputs)) - len(self.inputs), axis=0)])
         with np.errstate(divide="ignore", invalid="ignore"):
-            return Rows(jnp.asarray(self.inputs, jnp.float64), jnp.asarray(np.log(self.inputs), jnp.float64))
+            return Rows(jnp.asarray(inputs, jnp.float64), jnp.asarray(np.log(inputs), jnp.float64))
 
     @property
     def observed(self) -> np.ndarray:
@@ -90,56 +96,98 @@ def minimise(
     bounds: tuple[np.ndarray, np.ndarray] | None = None,
     pull: Pull | None = None,
     aims: np.ndarray | None = None,
-    slots: int | None = None,
+    describe: bool = True,
 ) -> Minimum:
     """Local minima from `starts` (M, p) under `weights` (M or 1, rows), member by member; arrays of length M.
 
-    `first_delta` is where the lowering of delta begins: the spread of the data by default, which suits starts from afar. `delta` replaces
-    the objective's own, `observed` (M, rows) the problem's, `bounds` (M or 1, p each) the problem's; `pull` and its `aims` (M, 2) of targets and strengths add a spring. `slots` members are worked on at once.
+    `first_delta` is where the lowering of delta begins; without it least squares come first and then the spread of the data, which suits starts
+    from afar. `delta` replaces the objective's own, `observed` (M or 1, rows) the problem's targets, `bounds` (M or 1, p each) its bounds. A `pull`
+    adds a spring with `aims` (M, 4). Without `describe` the result holds theta and iterations only, which saves a compilation.
     """
     last = problem.objective.delta if delta is None else delta
-    deltas = _stages(first_delta or problem.spread, last)
+    deltas = _stages(first_delta, last, problem.spread)
     low, high = bounds or (problem.low[None], problem.high[None])
-    targets = problem.observed[None] if observed is None else observed
-    springs = np.zeros((1, 2)) if aims is None else aims
+    targets = _with_rows(problem.observed[None] if observed is None else observed)
+    weights = _with_rows(np.asarray(weights, float), weight=0.0)
+    springs = np.zeros((1, AIMS)) if aims is None else aims
     members = len(starts)
-    # Arrays are filled up to a power of two, so that few programs are compiled; what was filled in is never worked on.
-    size = 1 << (members - 1).bit_length()
-    width = slots or _slots(problem, size)
-    arguments = (problem.law, problem.objective, pull)
+    size = _size(members)
+    width = _slots(problem, size)
+    arguments = (problem.law, problem.objective.kind, pull)
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
         rows = problem.rows
         tables = tuple(f64(_filled(array, members, size)) for array in (weights, targets, low, high, springs))
         begin = f64(_filled(starts, members, size))
-        theta, count = _search(*arguments, width, begin, *tables, rows, f64(deltas), jnp.asarray(members))
-        parts = []
-        for first in range(0, members, width):  # the description works on all members of a part at once
-            part = slice(first, first + width)
-            own = [array if len(array) == 1 else array[part] for array in tables]
-            parts.append([np.asarray(array) for array in _describe(*arguments, theta[part], *own, rows, f64(deltas[-1]))])
+        theta, count = _search(
+            *arguments, width, begin, *tables, rows, f64(np.resize(deltas, STAGES)), jnp.asarray(len(deltas) - 1), jnp.asarray(members)
+        )
+        if not describe:
+            nothing = np.full(members, np.nan)
+            return Minimum(np.asarray(theta)[:members], nothing, nothing, nothing, nothing, nothing, np.asarray(count)[:members])
+        # The description works on all members of a part at once, and parts of one size share a program.
+        parts, part = [], _slots(problem, 4096)
+        for first in range(0, members, part):
+            own = [_part(np.asarray(array), first, part) for array in (theta, *tables)]
+            parts.append([np.asarray(array) for array in _describe(*arguments, *own, rows, f64(deltas[-1]))])
         described = [np.concatenate(arrays)[:members] for arrays in zip(*parts, strict=True)]
         return Minimum(*described, np.asarray(count)[:members])
 
 
+def filled_rows(rows: int) -> int:
+    """Tables are filled up to a power of two with rows of no weight, so that tables of other lengths share compiled programs."""
+    return max(16, 1 << (rows - 1).bit_length())
+
+
+def _with_rows(array: np.ndarray, weight: float | None = None) -> np.ndarray:
+    """`array` (members, rows) with the rows filled up: targets repeat the last, weights are `weight`."""
+    more = filled_rows(array.shape[1]) - array.shape[1]
+    if weight is None:
+        return np.concatenate([array, np.repeat(array[:, -1:], more, axis=1)], axis=1)
+    return np.concatenate([array, np.full((len(array), more), weight)], axis=1)
+
+
+def _size(members: int) -> int:
+    """Arrays are filled up to one of few sizes, so that few programs are compiled; what was filled in is never worked on."""
+    if members <= 4096:
+        return next(size for size in (1, 8, 64, 512, 4096) if size >= members)
+    return 1 << (members - 1).bit_length()
+
+
+def filled(theta: np.ndarray) -> np.ndarray:
+    """Members (M, p) filled up to one of few numbers of them."""
+    return _filled(theta, len(theta), _size(len(theta)))
+
+
 def _filled(array: np.ndarray, members: int, size: int) -> np.ndarray:
     """`array` with its last member repeated up to `size`; one that all members share stays as it is."""
-    if len(array) == size or (len(array) == 1 and members > 1):
+    if len(array) == size or (len(array) == 1 and members != 1):
         return np.asarray(array)
     return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
 
 
+def _part(array: np.ndarray, first: int, size: int) -> np.ndarray:
+    """`size` members of an array from the one called `first` on; the last is repeated where there are no more."""
+    if len(array) == 1:
+        return np.broadcast_to(array, (size, array.shape[1]))
+    own = array[first : first + size]
+    return own if len(own) == size else np.concatenate([own, np.repeat(own[-1:], size - len(own), axis=0)])
+
+
 def _slots(problem: Problem, members: int) -> int:
     """How many members to work on at once: as many as the cache holds, a power of two so that few programs are compiled."""
-    room = max(1, SLOT_ROWS // max(1, len(problem.target)))
+    room = max(1, SLOT_ROWS // filled_rows(len(problem.target)))
     return 2 ** int(math.log2(min(room, 256, members)))
 
 
-def _stages(first: float, last: float) -> np.ndarray:
-    """Deltas from `first` down to `last`, by factors of about 3."""
+def _stages(first: float | None, last: float, spread: float) -> np.ndarray:
+    """Deltas from `first` down to `last`, by factors of about 3; without `first` from least squares and then the spread of the data."""
     if not np.isfinite(last):
         return np.array([last])
-    return np.geomspace(max(first, last), last, 1 + math.ceil(max(0.0, math.log(first / last, 3))))
+    begin = max(first or spread, last)
+    stages = np.geomspace(begin, last, 1 + min(STAGES - 2, math.ceil(math.log(begin / last, 3))))
+    # Far from the data every row would be on Huber's linear side, which has no curvature to step by.
+    return stages if first else np.concatenate([[np.inf], stages])
 
 
 def _derive(law: Law, objective: Objective, pull: Pull | None, rows: Rows) -> Callable[..., tuple[Array, Array, Array]]:
@@ -148,7 +196,7 @@ def _derive(law: Law, objective: Objective, pull: Pull | None, rows: Rows) -> Ca
         return lambda theta, weight, target, delta, _: misfit(theta, weight, target, delta)
 
     def spring(theta: Array, aim: Array) -> Array:
-        return 0.5 * aim[1] * (pull.function(theta, aim[0]) - aim[0]) ** 2
+        return 0.5 * aim[1] * (pull.function(theta, aim) - aim[0]) ** 2
 
     pulled = jax.vmap(lambda theta, aim: (spring(theta, aim), jax.grad(spring)(theta, aim), jax.hessian(spring)(theta, aim)))
 
@@ -192,11 +240,11 @@ def _search(
     aims: Array,
     rows: Rows,
     deltas: Array,
+    last: Array,
     members: Array,
 ) -> tuple[Array, Array]:
     derive = _derive(law, objective, pull, rows)
     size, p = starts.shape
-    last = deltas.shape[0] - 1
 
     def own(array: Array, member: Array) -> Array:
         return jnp.broadcast_to(array, (slots, array.shape[1])) if array.shape[0] == 1 else array[jnp.minimum(member, size - 1)]
@@ -325,7 +373,7 @@ def _describe(
 ) -> tuple[Array, ...]:
     members = theta.shape[0]
     weight, target = (jnp.broadcast_to(array, (members, array.shape[1])) for array in (weights, observed))
-    springs = jnp.broadcast_to(aims, (members, 2))
+    springs = jnp.broadcast_to(aims, (members, AIMS))
     value, gradient, hessian = _derive(law, objective, pull, rows)(theta, weight, target, jnp.broadcast_to(delta, (members,)), springs)
     gradient, hessian, active = restrict(theta, gradient, hessian, low, high)
     unit, scale = scaled(hessian)
@@ -345,17 +393,33 @@ def certified(minimum: Minimum, rows: int) -> np.ndarray:
 
 def residuals(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Target less prediction at every row, on the objective's scale, in float64."""
+    return problem.observed - predictions(problem, theta[None])[0]
+
+
+def predictions(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """What the law says at every row, on the objective's scale, for thetas (M, p): (M, rows)."""
     with jax.enable_x64(True):
-        predicted = derivatives.predictions(problem.law, problem.objective, problem.rows, jnp.asarray(theta, jnp.float64))
-        return problem.observed - np.asarray(predicted)
+        members = jnp.asarray(filled(theta), jnp.float64)
+        return np.asarray(_predictions(problem.law, problem.objective.kind, problem.rows, members))[: len(theta), : len(problem.target)]
 
 
 def jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Derivatives of the predictions, on the objective's scale, in the solver's coordinates, (rows, p)."""
+    return jacobians(problem, theta[None])[0]
+
+
+def jacobians(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """The same for thetas (M, p): (M, rows, p)."""
     with jax.enable_x64(True):
-        return np.asarray(_jacobian(problem.law, problem.objective, problem.rows, jnp.asarray(theta, jnp.float64)))
+        members = jnp.asarray(filled(theta), jnp.float64)
+        return np.asarray(_jacobians(problem.law, problem.objective.kind, problem.rows, members))[: len(theta), : len(problem.target)]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _jacobian(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
-    return jax.jacfwd(partial(derivatives.predictions, law, objective, rows))(theta)
+def _predictions(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
+    return jax.vmap(partial(derivatives.predictions, law, objective, rows))(theta)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _jacobians(law: Law, objective: Objective, rows: Rows, theta: Array) -> Array:
+    return jax.vmap(jax.jacfwd(partial(derivatives.predictions, law, objective, rows)))(theta)

@@ -6,7 +6,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Where = Annotated[str | None, typer.Option(help='Rows to keep: COLUMN OP NUMBER|"text", joined by and.')]
 
 
 def emit(answer: Any) -> None:
@@ -58,6 +63,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_text(item) for item in value) + "]"
     return str(value)
+
+
+def interval(level: float, bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """The interval object of the JSON answers."""
+    return {"level": level} | {name: list(pair) for name, pair in bounds.items() if isinstance(pair, list | tuple)}
 
 
 def strict(value: Any) -> Any:

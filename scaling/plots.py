@@ -328,25 +328,28 @@ def published_frontier_figure(curves: Sequence[Curve]) -> Figure:
 
 
 @_styled
-def fit_figure(curve: Curve, runs: pd.DataFrame) -> Figure:
-    """Predicted against measured loss, and residuals against compute."""
+def fit_figure(curve: Curve) -> Figure:
+    """Predicted against measured output of the rows behind a fit, and residuals against compute (or the law's first input)."""
+    runs, output = curve.sample_or_error().frame, curve.law.output
+    measured, along = runs[output].to_numpy(float), "flops" if "flops" in runs else curve.law.inputs[0]
+    predicted = np.asarray(curve.evaluate(**{name: runs[name].to_numpy(float) for name in curve.law.inputs}))
+    positive = bool((measured > 0).all() and (predicted > 0).all())
+    residual = 100 * np.log(measured / predicted) if positive else measured - predicted
+    unit = " (nats per token)" if output == "loss" else ""
     figure, (left, right) = _axes(9.5, 4.4, columns=2)
-    predicted = curve.loss(params=runs["params"].to_numpy(), tokens=runs["tokens"].to_numpy())
-    residual = np.log(runs["loss"].to_numpy() / predicted)
-    ends = [float(min(predicted.min(), runs["loss"].min())), float(max(predicted.max(), runs["loss"].max()))]
+    ends = [float(min(predicted.min(), measured.min())), float(max(predicted.max(), measured.max()))]
     left.plot(ends, ends, color=BLACK, linewidth=1)
-    left.plot(predicted, runs["loss"], "o", color=BLUE, markersize=4, alpha=0.6)
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="predicted loss (nats per token)",
-        ylabel="measured loss",
-        title=f"{curve.law.name}: {len(runs)} runs",
-    )
+    left.plot(predicted, measured, "o", color=BLUE, markersize=4, alpha=0.6)
+    left.set(xlabel=f"predicted {output}{unit}", ylabel=f"measured {output}", title=f"{curve.law.name}: {len(runs)} runs")
     right.axhline(0, color=BLACK, linewidth=1)
-    right.plot(runs["flops"], 100 * residual, "o", color=BLUE, markersize=4, alpha=0.6)
-    right.set(xscale="log", xlabel="training compute (FLOP)", ylabel="residual of log loss (%)", title="Residuals")
-    _plain_log_ticks(left)
-    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    left.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.plot(runs[along], residual, "o", color=BLUE, markersize=4, alpha=0.6)
+    x_label = "training compute (FLOP)" if along == "flops" else along.replace("_", " ")
+    right.set(xlabel=x_label, ylabel=f"residual of log {output} (%)" if positive else f"residual of {output}", title="Residuals")
+    if (runs[along] > 0).all():
+        right.set_xscale("log")
+    if positive:
+        left.set(xscale="log", yscale="log")
+        _plain_log_ticks(left)
+        left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        left.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
