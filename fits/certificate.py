@@ -12,6 +12,7 @@ from fits.laws.base import Law
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts ended at the same place
 SINGULAR = 1e-8  # least over greatest singular value of the scaled Jacobian below which rounding hides a direction
 OPEN = 20.0  # standard error, in the solver's coordinates (logarithms, exponents), from which a direction counts as undetermined
+UNCERTAIN = 1.0  # ... and from which a constant counts as part of such a direction
 _BOUNDS = {"lower": "which stands for zero: the runs do not show that term", "upper": "the runs ask for more than it allows"}
 ONE_LINE = 1e-3  # thickness over length of the design, in logarithms, below which it is a line
 
@@ -80,7 +81,9 @@ def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray)
         if value > SINGULAR * singular[0] and noise / max(value, 1e-300) * np.linalg.norm(direction) < OPEN:
             continue
         weights = direction / direction[np.argmax(np.abs(direction))]
-        found.append({name: round(float(weight), 3) for name, weight in zip(names, weights, strict=True) if abs(weight) > 0.03})
+        errors = noise / max(value, 1e-300) * np.abs(direction)
+        taking_part = (np.abs(weights) > 1e-3) & (errors > UNCERTAIN)
+        found.append({name: round(float(weight), 3) for name, weight, part in zip(names, weights, taking_part, strict=True) if part})
     return found
 
 
@@ -109,8 +112,9 @@ def say_what_is_open(problem: solve.Problem, theta: np.ndarray, statement: dict[
         return
     names = {name for direction in flat for name in direction}
     if tied:
-        # Along a line any term can stand in for any other; what is left is the loss at its end.
-        names |= {name for name, kept in zip(problem.law.constants, problem.low < problem.high, strict=True) if kept and name != "E"}
+        names |= {
+            name for name, kept in zip(problem.law.constants, problem.low < problem.high, strict=True) if kept
+        }  # any term can stand in for any other
     what = " and ".join(_in_words(direction, problem.law) for direction in flat)
     reason = f"the runs do not determine {what}" if flat else "the runs do not tell the terms of the law apart"
     statement |= {

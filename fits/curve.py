@@ -120,6 +120,7 @@ class Curve:
 
     def optimal(self, flops: float, **extras: float) -> Allocation:
         """The size and tokens of least loss for `flops` of training, other inputs as given."""
+        frontier.needs_size(self.law)
         product = float(positive("flops", flops)) / self.flops_per_param_token
         others = self._inputs(extras, without=(str(self.law.size), "tokens"))
         params = float(frontier.optimal_size(self.law, self.vector, product, others))
@@ -128,6 +129,7 @@ class Curve:
 
     def compute_for(self, loss: float, **extras: float) -> float:
         """Training FLOP on the optimal frontier for `loss`; infinite where none suffices."""
+        frontier.needs_size(self.law)
         others = self._inputs(extras, without=(str(self.law.size), "tokens"))
         return self.flops_per_param_token * float(frontier.product_for(self.law, self.vector, float(positive("loss", loss)), others))
 
@@ -236,10 +238,12 @@ class Curve:
         return self.draws
 
 
-def from_fields(fields: dict[str, Any]) -> Curve:
-    """The curve of a curve file's fields (`fits.curve_file`)."""
-    draws = fields.pop("draws", None)
-    return Curve(law=law(fields.pop("law")), draws=None if draws is None else np.array(draws, float), **fields)
+def from_fields(fields: dict[str, Any], own: Law | None = None) -> Curve:
+    """The curve of a curve file's fields (`fits.curve_file`), of the law it names or, if the names agree, of one's `own`."""
+    draws, name = fields.pop("draws", None), fields.pop("law")
+    return Curve(
+        law=own if own is not None and own.name == name else law(name), draws=None if draws is None else np.array(draws, float), **fields
+    )
 
 
 def quantiles(values: np.ndarray, level: float) -> tuple[float, float]:

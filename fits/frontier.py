@@ -29,7 +29,7 @@ def terms(law: Law, constants: np.ndarray, extras: Mapping[str, Any]) -> PowerTe
 
 def optimal_size(law: Law, constants: np.ndarray, product: Any, extras: Mapping[str, Any] | None = None) -> np.ndarray:
     """N* where size * tokens = product."""
-    _needs_size(law)
+    needs_size(law)
     t = terms(law, constants, extras or {})
     if t is not None:
         return np.exp((np.log(t.alpha * t.a / (t.beta * t.b)) + t.beta * np.log(product)) / (t.alpha + t.beta))
@@ -44,7 +44,7 @@ def loss_on_frontier(law: Law, constants: np.ndarray, product: Any, extras: Mapp
 
 def product_for(law: Law, constants: np.ndarray, target: Any, extras: Mapping[str, Any] | None = None) -> np.ndarray:
     """The least size * tokens whose frontier loss is `target`; infinite where no amount suffices."""
-    _needs_size(law)
+    needs_size(law)
     shape = np.broadcast_shapes(np.asarray(constants).shape[:-1], np.shape(target))
     low, high = np.full(shape, _SMALLEST), np.full(shape, _LARGEST)
     out_of_reach = loss_on_frontier(law, constants, np.exp(high), extras) >= target
@@ -64,7 +64,8 @@ def allocation_exponent(law: Law, constants: np.ndarray, product: float = 1e21, 
     return (ends[1] - ends[0]) / np.log(4.0)
 
 
-def _needs_size(law: Law) -> None:
+def needs_size(law: Law) -> None:
+    """InputError unless the law divides compute between a size and tokens."""
     if law.size is None:
         raise InputError(
             f"law {law.name} does not divide compute between a size and tokens, so it has no optimum; its inputs are {', '.join(law.inputs)}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from fits import curve_file
 from fits.curve import Curve, from_fields
 from fits.errors import InputError
+from fits.laws.base import Law
 
 
 def published() -> list[str]:
@@ -22,13 +23,13 @@ def published() -> list[str]:
     )
 
 
-def load(name: str | os.PathLike[str]) -> Curve:
-    """A published curve by its name, or a saved one by its path."""
+def load(name: str | os.PathLike[str], law: Law | None = None) -> Curve:
+    """A published curve by its name, or a saved one by its path; `law` is given for a curve whose law is one's own."""
     if str(name) in published():
         return _published(str(name))
     path = Path(name)
     if path.suffix == ".json" or path.exists():
-        return from_fields(curve_file.read(path))
+        return from_fields(curve_file.read(path), law)
     near = difflib.get_close_matches(str(name), published(), 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"curve {str(name)!r} is not known; {hint}there are {', '.join(published())}, and files ending in .json")

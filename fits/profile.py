@@ -172,7 +172,8 @@ def _conditional(samples: _Samples, slope: np.ndarray) -> tuple[np.ndarray, np.n
     problem = samples.problem
     free = problem.low < problem.high
     jacobian = np.where(free, solve.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
-    scale = np.maximum(np.linalg.norm(jacobian, axis=1), 1e-300)
+    size = np.linalg.norm(jacobian, axis=1)
+    scale = np.maximum(size, 1e-12 * size.max(axis=1, keepdims=True))
     unit = jacobian / scale[:, None, :]
     inverse = np.linalg.pinv(np.swapaxes(unit, 1, 2) @ unit, rcond=1e-13, hermitian=True)
     covariance = inverse / scale[:, :, None] / scale[:, None, :]
