@@ -30,9 +30,11 @@ def load(name: str | os.PathLike[str], law: Law | None = None) -> Curve:
     path = Path(name)
     if path.suffix == ".json" or path.exists():
         return from_fields(curve_file.read(path), law)
-    near = difflib.get_close_matches(str(name), published(), 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"curve {str(name)!r} is not known; {hint}there are {', '.join(published())}, and files ending in .json")
+    near = [repr(each) for each in difflib.get_close_matches(str(name), published(), 3, 0.5)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(
+        f"curve {str(name)!r} is not known; {hint}`isoloss curves` lists the {len(published())} there are, and files end in .json"
+    )
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,7 +51,10 @@ def curves(
         answer["decades_outside"] = outside
         if outside:
             output.note(f"warning: {outside:.1f} decades beyond the range of the fit")
-    return output.emit(answer) if as_json else output.listing(answer)
+    if as_json:
+        return output.emit(answer)
+    checks = answer.pop("checks") or []
+    return output.listing(answer | {"checks": f"{len(checks)} printed or derived values that the tests reproduce" if checks else None})
 
 
 def _answer(curve: Curve, asked: dict[str, float], answer: dict[str, Any]) -> float:
@@ -78,14 +82,21 @@ def _list_curves(law: str | None, as_json: bool) -> None:
     if as_json:
         return output.emit({"curves": rows})
     shown = [
-        {"name": row["name"], "law": row["law"], "predicts": row["output"], "grade": row["grade"], "source": _short(row["source"])}
+        {
+            "name": row["name"],
+            "law": row["law"],
+            "predicts": row["output"],
+            "grade": row["grade"].split(":")[0],
+            "arXiv": _arxiv(row["source"]),
+        }
         for row in rows
     ]
     output.table(shown, f"{len(rows)} published curves")
 
 
-def _short(source: str) -> str:
-    return source if len(source) <= 80 else source[:77] + "..."
+def _arxiv(source: str) -> str:
+    found = re.search(r"\d{4}\.\d{4,5}", source)
+    return found[0] if found else ""
 
 
 def _list_laws(as_json: bool) -> None:

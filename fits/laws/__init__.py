@@ -36,6 +36,7 @@ _FAMILIES = (
     "distillation",
     "vocabulary",
     "diloco",
+    "parallel_streams",
 )
 LAWS: dict[str, Law] = {law.name: law for family in _FAMILIES for law in importlib.import_module(f"fits.laws.{family}").LAWS}
 
@@ -45,6 +46,7 @@ def law(name: str | Law) -> Law:
     if isinstance(name, Law):
         return name
     if name not in LAWS:
-        near = difflib.get_close_matches(name, LAWS, 1)
-        raise InputError(f"law {name!r} is not known; {f'did you mean {near[0]!r}? ' if near else ''}there are: {', '.join(LAWS)}")
+        near = [repr(each) for each in difflib.get_close_matches(name, LAWS, 3, 0.5)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"law {name!r} is not known; {hint}`isoloss curves --laws` lists the {len(LAWS)} there are")
     return LAWS[name]
