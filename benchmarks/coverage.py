@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from fits import frontier, profile, solve
+from fits import frontier, problems, profile, solve
 from fits.laws.base import to_constants, to_theta
 from fits.laws.chinchilla import CHINCHILLA
 from fits.objectives import objective
@@ -34,13 +34,13 @@ QUANTITIES = {name: Quantity(CHINCHILLA, "constant", name=name) for name in ("al
 }
 
 
-def planted(rows: int, goal: str, noise: str, replicates: int, seed: int) -> tuple[solve.Problem, np.ndarray]:
+def planted(rows: int, goal: str, noise: str, replicates: int, seed: int) -> tuple[problems.Problem, np.ndarray]:
     """The design as a problem, and noisy targets (replicates, rows)."""
     across, along = DESIGNS[rows]
     params, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, across), np.geomspace(1e9, 1e12, along)))
     loss = CHINCHILLA.evaluate(TRUTH, {"params": params, "tokens": tokens})
     low, high = (to_theta(CHINCHILLA, np.array([getattr(p, end) for p in CHINCHILLA.parameters])) for end in ("low", "high"))
-    problem = solve.Problem(CHINCHILLA, objective(goal), np.stack([params, tokens], axis=1), loss, low, high)
+    problem = problems.Problem(CHINCHILLA, objective(goal), np.stack([params, tokens], axis=1), loss, low, high)
     generator = np.random.default_rng(seed)
     shape = (replicates, rows)
     if noise == "heavy":
@@ -85,7 +85,7 @@ def coverage(
 
 
 def _percentiles(
-    problem: solve.Problem, theta: np.ndarray, observed: np.ndarray, method: str, seed: int
+    problem: problems.Problem, theta: np.ndarray, observed: np.ndarray, method: str, seed: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Percentile intervals of the bootstrap of every replicate; replicates are refitted together, as many as memory should hold."""
     replicates, rows = observed.shape
@@ -107,7 +107,7 @@ def _percentiles(
 
 
 def _resample(
-    problem: solve.Problem, theta: np.ndarray, observed: np.ndarray, method: str, generator: np.random.Generator
+    problem: problems.Problem, theta: np.ndarray, observed: np.ndarray, method: str, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = observed.shape[1]
     if method == "rows":
@@ -115,8 +115,8 @@ def _resample(
         return weights, np.repeat(observed, RESAMPLES, axis=0)
     targets = []
     for ours, seen in zip(theta, observed, strict=True):
-        residual = seen - (problem.observed - solve.residuals(problem, ours))
-        jacobian = solve.jacobian(problem, ours)
+        residual = seen - (problem.observed - problems.residuals(problem, ours))
+        jacobian = problems.jacobian(problem, ours)
         left, _, _ = np.linalg.svd(jacobian / np.linalg.norm(jacobian, axis=0), full_matrices=False)
         enlarged = residual / (1 - np.minimum(np.sum(left**2, axis=1), 0.95))
         targets.append(seen - residual + generator.choice([-1.0, 1.0], size=(RESAMPLES, rows)) * enlarged)

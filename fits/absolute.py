@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-from fits import solve
+from fits import problems
 
 GAP = 1e-9  # certified: duality gap over objective
 ROUNDS = 60
@@ -25,14 +25,14 @@ class Vertex(NamedTuple):
     gap: float
 
 
-def absolute(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray) -> float:
+def absolute(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray) -> float:
     """The sum of weighted absolute residuals, over-predictions counted `over` times."""
-    r = solve.residuals(problem, theta)
+    r = problems.residuals(problem, theta)
     value = float(np.sum(weights * np.where(r < 0, problem.objective.over, 1.0) * np.abs(r)))
     return value if np.isfinite(value) else np.inf
 
 
-def polish(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray) -> Vertex:
+def polish(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray) -> Vertex:
     """The local optimum near `theta` (p,)."""
     value, box, gap = absolute(problem, theta, weights), 0.1, np.inf
     for _ in range(ROUNDS):
@@ -55,9 +55,9 @@ def polish(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray) -> Ve
     return Vertex(theta, value, max(0.0, (value - promised) / value) if value > 0 else 0.0)
 
 
-def _program(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray, box: float) -> tuple[np.ndarray, float]:
+def _program(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, box: float) -> tuple[np.ndarray, float]:
     """The step within the box (in units of what moves a prediction by its own size) of least linearised objective, and that objective."""
-    r, jacobian = solve.residuals(problem, theta), solve.jacobian(problem, theta)
+    r, jacobian = problems.residuals(problem, theta), problems.jacobian(problem, theta)
     scale = 1 / np.maximum(np.abs(jacobian).max(axis=0), 1e-12)
     rows, p = jacobian.shape
     size = max(float(np.abs(r).max()), 1e-300)

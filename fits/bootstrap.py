@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fits import solve
+from fits import problems, solve
 from fits.errors import InputError
 from fits.laws.base import to_constants
 from fits.sample import Sample
@@ -27,7 +27,7 @@ def draws(sample: Sample, count: int, kind: str = "rows", seed: int = 0, progres
         raise InputError("resample: clusters need cluster, the column (or columns) by which rows belong together")
     assert sample.theta is not None
     problem, found, done = sample.problem, [], 0
-    residual = solve.residuals(problem, sample.theta)
+    residual = problems.residuals(problem, sample.theta)
     # A resample's optimum is near the sample's, so delta is lowered from a few times the residuals only. An absolute objective is smoothed.
     near = 3 * max(float(np.median(np.abs(residual))), 1e-12)
     delta = problem.objective.delta or 1e-3 * near
@@ -68,7 +68,7 @@ def leverage(sample: Sample) -> np.ndarray:
     """Each row's share in determining its own prediction, the diagonal of J (J'WJ)^-1 J'W; at most 0.95."""
     assert sample.theta is not None
     free = sample.problem.low < sample.problem.high
-    jacobian = solve.jacobian(sample.problem, sample.theta)[:, free] * np.sqrt(sample.weights)[:, None]
+    jacobian = problems.jacobian(sample.problem, sample.theta)[:, free] * np.sqrt(sample.weights)[:, None]
     scaled = jacobian / np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
     left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
     return np.minimum(np.sum(left[:, singular > 1e-10 * singular[0]] ** 2, axis=1), 0.95)

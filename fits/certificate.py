@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fits import solve
+from fits import problems, solve
 from fits.laws.base import Law
 
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts ended at the same place
@@ -17,7 +17,7 @@ _BOUNDS = {"lower": "which stands for zero: the runs do not show that term", "up
 ONE_LINE = 1e-3  # thickness over length of the design, in logarithms, below which it is a line
 
 
-def certificate(problem: solve.Problem, minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
+def certificate(problem: problems.Problem, minima: solve.Minimum, rows: int) -> tuple[dict[str, Any], int]:
     """The statement on a search, and the index of the best start."""
     values = np.where(np.isfinite(minima.objective), minima.objective, np.inf)
     sure = solve.certified(minima, rows)
@@ -62,12 +62,12 @@ def _reason(minima: solve.Minimum, values: np.ndarray, sure: np.ndarray, best: i
     return ""
 
 
-def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray) -> list[dict[str, float]]:
+def flat_directions(problem: problems.Problem, theta: np.ndarray, free: np.ndarray) -> list[dict[str, float]]:
     """Directions that the runs do not determine, each as weights of the constants that take part in it.
 
     They are those of large standard error, (J'J)^-1 times the residual variance, in logarithms and exponents.
     """
-    jacobian = solve.jacobian(problem, theta)[:, free]
+    jacobian = problems.jacobian(problem, theta)[:, free]
     if not jacobian.size or not np.isfinite(jacobian).all():
         return []
     size = np.linalg.norm(jacobian, axis=0)
@@ -75,7 +75,7 @@ def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray)
     _, singular, directions = np.linalg.svd(jacobian / scale, full_matrices=False)
     freedom = max(1, len(jacobian) - len(scale))
     # Without noise an error is still as large as rounding makes it.
-    noise = max(float(np.sqrt(np.sum(solve.residuals(problem, theta) ** 2) / freedom)), 1e-9)
+    noise = max(float(np.sqrt(np.sum(problems.residuals(problem, theta) ** 2) / freedom)), 1e-9)
     names, found = [name for name, kept in zip(problem.law.constants, free, strict=True) if kept], []
     for value, direction in zip(singular[::-1], directions[::-1] / scale, strict=True):
         if value > SINGULAR * singular[0] and noise / max(value, 1e-300) * np.linalg.norm(direction) < OPEN:
@@ -87,7 +87,7 @@ def flat_directions(problem: solve.Problem, theta: np.ndarray, free: np.ndarray)
     return found
 
 
-def design_line(problem: solve.Problem) -> tuple[str, bool]:
+def design_line(problem: problems.Problem) -> tuple[str, bool]:
     """How the rows' inputs are tied together, if they are: an input without variety, or (True) all rows on one line in logarithms."""
     varied = [(name, np.log(problem.inputs[:, i])) for i, name in enumerate(problem.law.inputs) if (problem.inputs[:, i] > 0).all()]
     fixed = [name for name, logs in varied if np.ptp(logs) < 1e-6]
@@ -102,7 +102,7 @@ def design_line(problem: solve.Problem) -> tuple[str, bool]:
     return f"all rows lie on one line, {varied[1][0]} ~ {varied[0][0]}^{directions[0][1] / directions[0][0]:.3g}", True
 
 
-def say_what_is_open(problem: solve.Problem, theta: np.ndarray, statement: dict[str, Any]) -> None:
+def say_what_is_open(problem: problems.Problem, theta: np.ndarray, statement: dict[str, Any]) -> None:
     """Adds flat directions and a design that is a line: their constants are open and the fit is not certified, however low the objective."""
     if not np.isfinite(statement["objective"]):
         return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fits import absolute, solve, starts
+from fits import absolute, problems, solve, starts
 from fits.bootstrap import draws as bootstrap_draws
 from fits.certificate import certificate, say_what_is_open
 from fits.curve import Curve
@@ -57,7 +57,7 @@ def fit(
     sample = dataclasses.replace(sample, theta=theta)
     draws = bootstrap_draws(sample, bootstrap, resample, seed, progress) if bootstrap and np.isfinite(statement["objective"]) else None
     frame, rows = sample.frame, len(sample.frame)
-    residual = solve.residuals(sample.problem, theta)
+    residual = problems.residuals(sample.problem, theta)
     about: dict[str, Any] = {
         "objective": objective,
         "delta": delta if "huber" in objective else None,

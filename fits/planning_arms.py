@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from fits import frontier, solve
+from fits import frontier, problems
 from fits.curve import Curve, positive
 from fits.errors import InputError
 from fits.laws.base import Law, to_constants, to_theta
@@ -49,8 +49,8 @@ class Arm:
         """Derivatives of predictions by the free constants over the noise, (rows, free)."""
         if not len(inputs):
             return np.zeros((0, int(self.free.sum())))
-        problem = solve.Problem(self.law, self.objective, inputs, np.ones(len(inputs)), theta, theta)
-        return solve.jacobian(problem, theta)[:, self.free] / self.noise
+        problem = problems.Problem(self.law, self.objective, inputs, np.ones(len(inputs)), theta, theta)
+        return problems.jacobian(problem, theta)[:, self.free] / self.noise
 
     def moved(self, shift: np.ndarray) -> np.ndarray:
         """The constants, the free ones moved, within the law's bounds."""
@@ -106,7 +106,7 @@ def arm_of(
         theta, low, high = sample.theta, sample.problem.low, sample.problem.high
         assert theta is not None
         done, weights = sample.problem.inputs, sample.weights
-        noise = noise or scatter(solve.residuals(sample.problem, theta), kind.delta, int((low < high).sum()))
+        noise = noise or scatter(problems.residuals(sample.problem, theta), kind.delta, int((low < high).sum()))
     else:
         theta = to_theta(found, source.vector)
         low, high = _law_bounds(found)

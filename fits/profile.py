@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from scipy.stats import norm, t
 
-from fits import solve
+from fits import problems, solve
 from fits.quantities import KINDS, Frontier, Quantity
 from fits.sample import Sample
 
@@ -41,7 +41,7 @@ class Ends:
 class _Samples:
     """Samples of one design, a member each: what they were, and where their fits ended."""
 
-    problem: solve.Problem
+    problem: problems.Problem
     theta: np.ndarray  # (M, p)
     weights: np.ndarray  # (1, rows)
     observed: np.ndarray  # (M, rows)
@@ -52,7 +52,7 @@ class _Samples:
 
     def rise(self, member: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """tau at refitted thetas of some members."""
-        rise = _misfit(self.observed[member] - solve.predictions(self.problem, theta), self.weights, self.delta) - self.floor[member]
+        rise = _misfit(self.observed[member] - problems.predictions(self.problem, theta), self.weights, self.delta) - self.floor[member]
         tau = np.sqrt(np.maximum(2 * rise / self.phi[member], 0.0))
         return np.where(np.isfinite(tau), tau, np.inf)
 
@@ -76,7 +76,7 @@ def constant_intervals(sample: Sample, level: float = 0.95) -> dict[str, tuple[f
 
 
 def intervals(
-    problem: solve.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray, quantity: Quantity, level: float
+    problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray, quantity: Quantity, level: float
 ) -> Ends:
     """Profile intervals for many samples of one design at once: optima (M, p), weights (rows,), targets (M, rows)."""
     samples = _samples(problem, theta, weights, observed)
@@ -88,10 +88,10 @@ def intervals(
     return Ends(value, low, high)
 
 
-def _samples(problem: solve.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray) -> _Samples:
+def _samples(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray) -> _Samples:
     freedom = max(1, len(problem.target) - int((problem.low < problem.high).sum()))
     delta = problem.objective.delta or 1e-4 * problem.spread
-    residual = observed - solve.predictions(problem, theta)
+    residual = observed - problems.predictions(problem, theta)
     phi = np.array([dispersion(r, delta, freedom) for r in residual])
     return _Samples(problem, theta, weights[None], observed, delta, _misfit(residual, weights[None], delta), phi, freedom)
 
@@ -171,7 +171,7 @@ def _conditional(samples: _Samples, slope: np.ndarray) -> tuple[np.ndarray, np.n
     """How theta moves with a quantity of this gradient in the linear picture, (M, p), and the quantity's standard error, (M,)."""
     problem = samples.problem
     free = problem.low < problem.high
-    jacobian = np.where(free, solve.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
+    jacobian = np.where(free, problems.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
     size = np.linalg.norm(jacobian, axis=1)
     scale = np.maximum(size, 1e-12 * size.max(axis=1, keepdims=True))
     unit = jacobian / scale[:, None, :]
@@ -239,7 +239,7 @@ def _values(quantity: Quantity, theta: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return theta[:, index], np.tile(np.eye(theta.shape[1])[index], (len(theta), 1))
     with jax.enable_x64(True):
         kind, at = jnp.asarray(KINDS.index(quantity.kind)), jnp.asarray(quantity.at, jnp.float64)
-        value, slope = _value_and_slope(quantity.frontier, jnp.asarray(solve.filled(theta), jnp.float64), kind, at)
+        value, slope = _value_and_slope(quantity.frontier, jnp.asarray(problems.filled(theta), jnp.float64), kind, at)
         return np.asarray(value)[: len(theta)], np.asarray(slope)[: len(theta)]
 
 

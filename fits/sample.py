@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fits import solve
+from fits import problems
 from fits.errors import InputError
 from fits.laws.base import Law, to_theta
 from fits.objectives import Objective
@@ -20,7 +20,7 @@ from fits.runs import complete
 class Sample:
     """A table of runs, ready to be fitted and fitted again."""
 
-    problem: solve.Problem
+    problem: problems.Problem
     frame: pd.DataFrame
     weights: np.ndarray  # (rows,)
     clusters: np.ndarray | None = None  # (rows,) of cluster numbers
@@ -56,7 +56,7 @@ def prepare(
         raise InputError(
             f"runs: {distinct} distinct points ({len(frame)} rows) cannot determine the {free} constants of {law.name}; at least {free + 1} are needed"
         )
-    problem = solve.Problem(law, objective, frame[list(law.inputs)].to_numpy(float), output, low, high)
+    problem = problems.Problem(law, objective, frame[list(law.inputs)].to_numpy(float), output, low, high)
     return Sample(problem, frame, _weights(frame, weights), _clusters(frame, cluster))
 
 

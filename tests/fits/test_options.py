@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -111,11 +113,12 @@ def test_fixed_and_bounded_constants():
     assert bounded.certificate is not None
     assert bounded.certificate["active_bounds"] == ["beta"]
     assert "beta ended at the lower bound" in bounded.certificate["reason"]
-    for options, says in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"fixed": {"gamma": 1}}, "no constant 'gamma'"),
         ({"fixed": {"alpha": -1}}, "outside"),
         ({"bounds": {"E": (5000, 6000)}}, "no value between"),
-    ):
+    ]
+    for options, says in cases:
         with pytest.raises(fits.InputError, match=says):
             fits.fit("chinchilla", runs, **options)
 
