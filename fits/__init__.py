@@ -1,8 +1,8 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
-Public names: read_runs, complete, dataset, dataset_names, fit, isoflop, envelope, plan_runs, load,
-published, multiplier, Curve, Allocation, Law, Proposal, InputError. They load on first use, and nothing here
-imports Flax or Orbax.
+Public names: read_runs, complete, dataset, dataset_names, fit, compare, leave_budget_out, rolling_extrapolation, ensemble, isoflop, envelope,
+plan_runs, load, published, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here imports Flax
+or Orbax.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fits.comparison import compare as compare
+    from fits.comparison import leave_budget_out as leave_budget_out
+    from fits.comparison import rolling_extrapolation as rolling_extrapolation
     from fits.curve import Allocation as Allocation
     from fits.curve import Curve as Curve
     from fits.datasets import dataset as dataset
     from fits.datasets import dataset_names as dataset_names
     from fits.derived import multiplier as multiplier
+    from fits.ensembles import Ensemble as Ensemble
+    from fits.ensembles import ensemble as ensemble
     from fits.envelopes import envelope as envelope
     from fits.errors import InputError as InputError
     from fits.fitting import fit as fit
@@ -31,20 +36,25 @@ if TYPE_CHECKING:
 _HOME = {
     "Allocation": "fits.curve",
     "Curve": "fits.curve",
+    "Ensemble": "fits.ensembles",
     "InputError": "fits.errors",
     "Law": "fits.laws.base",
     "Proposal": "fits.planning",
+    "compare": "fits.comparison",
     "complete": "fits.runs",
     "dataset": "fits.datasets",
     "dataset_names": "fits.datasets",
+    "ensemble": "fits.ensembles",
     "envelope": "fits.envelopes",
     "fit": "fits.fitting",
     "isoflop": "fits.isoflops",
+    "leave_budget_out": "fits.comparison",
     "load": "fits.library",
     "multiplier": "fits.derived",
     "plan_runs": "fits.planning",
     "published": "fits.library",
     "read_runs": "fits.runs",
+    "rolling_extrapolation": "fits.comparison",
 }
 __all__ = list(_HOME)
 

@@ -40,6 +40,8 @@ def prepare(
     """The sample for a fit; InputError says what is wrong with the table or the arguments."""
     # A table for a law of params and tokens also gets its flops, for optima.
     frame = complete(runs, needs=None if set(law.inputs) == {"params", "tokens"} else law.inputs, output=law.output)
+    row_weights = _weights(frame, weights)
+    frame, row_weights = frame[row_weights > 0], row_weights[row_weights > 0]  # a row of no weight is no row, for counts and ranges too
     if "corpus" in frame and frame["corpus"].nunique() > 1:
         raise InputError(
             f"runs: {frame['corpus'].nunique()} corpora in one table; losses on different corpora are not comparable, select one with where"
@@ -57,7 +59,7 @@ def prepare(
             f"runs: {distinct} distinct points ({len(frame)} rows) cannot determine the {free} constants of {law.name}; at least {free + 1} are needed"
         )
     problem = problems.Problem(law, objective, frame[list(law.inputs)].to_numpy(float), output, low, high)
-    return Sample(problem, frame, _weights(frame, weights), _clusters(frame, cluster))
+    return Sample(problem, frame, row_weights, _clusters(frame, cluster))
 
 
 def _bounds(law: Law, fixed: Mapping[str, float], bounds: Mapping[str, tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,6 +48,7 @@ def fit(
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     compare: Annotated[bool, typer.Option("--compare", help="Compare the laws: AICc, BIC and the error on --holdout rows.")] = False,
     holdout: Annotated[str | None, typer.Option(help="Rows to predict instead of fitting, as in --where; for --compare.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Fit below every budget and predict above it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Save the curve to this JSON file.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Draw each fit into this folder.")] = None,
     as_json: Json = False,
@@ -89,7 +90,7 @@ def fit(
             "level": level,
         }
         left = {"curve": None if out is None else str(out), "figures": None if figures is None else str(figures)}
-        comparison = {"holdout": holdout} if compare or holdout else None
+        comparison = {"holdout": holdout, "rolling": rolling} if compare or holdout or rolling else None
         job, folder = validated(jobs.FitJob, {"data": data, "fit": asked, "compare": comparison, "output": left}, "fit"), Path(".")
     use_compilation_cache()
     result = jobs.run_job(job, folder, progress=_Progress())
@@ -169,11 +170,20 @@ def _report(result: FitResult, level: float, as_json: bool) -> None:
         answer: dict[str, Any] = found[0] if len(found) == 1 else {"fits": found}
         if result.comparison is not None:
             answer = answer | {"comparison": _plain(result.comparison)}
+        if result.rolling is not None:
+            answer = answer | {"rolling": _plain(result.rolling)}
         return output.emit(answer)
     for name, curve in result.curves.items():
         _print_fit(curve, result.intervals[name], level)
     if result.comparison is not None:
-        output.table(_plain(result.comparison), "comparison of the laws")
+        shown = ["law", "constants", "certified", "rms_log", "aicc", "bic", "heldout_rows", "heldout_error", "baseline_error", "reason"]
+        output.table([{name: row[name] for name in shown} for row in _plain(result.comparison)], "comparison of the laws")
+    if result.rolling is not None:
+        shown = ["law", "cut", "rows_fitted", "rows_predicted", "decades_ahead", "error", "baseline_error", "reason"]
+        output.table(
+            [{name: row[name] for name in shown} for row in _plain(result.rolling)],
+            "rolling extrapolation: fitted below the cut, error above it",
+        )
 
 
 def _plain(frame: Any) -> list[dict[str, Any]]:

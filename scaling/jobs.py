@@ -84,11 +84,12 @@ class FitJob(Strict):
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """The curve of each law of a job, the interval of its constants (None if there is none), the comparison, and the files that were written."""
+    """The curve of each law of a job, the interval of its constants (None if there is none), what was compared, and the files that were written."""
 
     curves: dict[str, Curve]
     intervals: dict[str, dict[str, Any] | None]
     comparison: pd.DataFrame | None
+    rolling: pd.DataFrame | None
     written: list[Path]
 
 
@@ -116,7 +117,11 @@ def run_job(job: FitJob, folder: str | Path = ".", progress: Progress | None = N
         curve = fits.fit(law, runs, **settings, progress=report)
         intervals[law.name], curves[law.name] = _interval(curve, job.fit)
     comparison = _compare(job, runs) if job.compare is not None else None
-    return FitResult(curves, intervals, comparison, _write(job, folder, curves, comparison))
+    rolling = None
+    if job.compare is not None and job.compare.rolling:
+        report = None if progress is None else lambda done, total: progress("rolling extrapolation", done, total)
+        rolling = fits.rolling_extrapolation(runs, job.fit.laws, objective=job.fit.objective, delta=job.fit.delta, progress=report)
+    return FitResult(curves, intervals, comparison, rolling, _write(job, folder, curves, comparison, rolling))
 
 
 def read_data(data: Data, folder: Path, needs: tuple[str, ...] | None = None, output: str = "loss") -> pd.DataFrame:
@@ -168,13 +173,15 @@ def _interval(curve: Curve, asked: Fit) -> tuple[dict[str, Any] | None, Curve]:
 
 
 def _compare(job: FitJob, runs: pd.DataFrame) -> pd.DataFrame:
-    from fits.compare import compare
+    from fits.comparison import compare
 
     assert job.compare is not None
     return compare(runs, job.fit.laws, holdout=job.compare.holdout, objective=job.fit.objective, delta=job.fit.delta)
 
 
-def _write(job: FitJob, folder: Path, curves: dict[str, Curve], comparison: pd.DataFrame | None) -> list[Path]:
+def _write(
+    job: FitJob, folder: Path, curves: dict[str, Curve], comparison: pd.DataFrame | None, rolling: pd.DataFrame | None
+) -> list[Path]:
     written = []
     for name, curve in curves.items():
         if job.output.curve:
@@ -191,4 +198,8 @@ def _write(job: FitJob, folder: Path, curves: dict[str, Curve], comparison: pd.D
         target.parent.mkdir(parents=True, exist_ok=True)
         comparison.to_csv(target, index=False)
         written.append(target)
+    if rolling is not None and job.output.figures:
+        from scaling import fit_plots, plots
+
+        written.append(plots.save(fit_plots.extrapolation_figure(rolling), folder / job.output.figures / "rolling-extrapolation.png"))
     return written

@@ -7,6 +7,7 @@ import importlib
 
 from fits.errors import InputError
 from fits.laws.base import Law
+from fits.laws.counts import on_count
 
 _FAMILIES = (
     "chinchilla",
@@ -42,9 +43,12 @@ LAWS: dict[str, Law] = {law.name: law for family in _FAMILIES for law in importl
 
 
 def law(name: str | Law) -> Law:
-    """The law called `name`, or the Law itself; InputError offers the nearest names."""
+    """The law called `name` (NAME-on-params reads that count in place of its own), or the Law itself; InputError offers the nearest names."""
     if isinstance(name, Law):
         return name
+    base, on, count = name.rpartition("-on-")
+    if on and base in LAWS:
+        return on_count(LAWS[base], count.replace("-", "_"))
     if name not in LAWS:
         near = [repr(each) for each in difflib.get_close_matches(name, LAWS, 3, 0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -90,6 +90,8 @@ def test_weights_count_rows():
     assert weighted.constants == pytest.approx(repeated.constants, rel=1e-7)
     cut, left_out = fits.fit("chinchilla", runs.iloc[:30]), fits.fit("chinchilla", runs.assign(keep=[1.0] * 30 + [0.0] * 6), weights="keep")
     assert left_out.constants == pytest.approx(cut.constants, rel=1e-7)
+    assert left_out.residual_sd == pytest.approx(cut.residual_sd, rel=1e-6)
+    assert (left_out.about["rows"], left_out.range) == (30, cut.range)
     for wrong, says in (
         ([1.0], "36 finite numbers"),
         ("missing", "no column 'missing'"),
