@@ -49,7 +49,7 @@ def _resamples(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(weights, targets) part by part, so that memory stays bounded; one row where all members share them."""
     rows = len(residual)
-    part = max(1, min(count, PART // rows))
+    part = part_of(count, rows)
     for first in range(0, count, part):
         size = min(part, count - first)
         if kind == "rows":
@@ -62,6 +62,11 @@ def _resamples(
         else:
             signs = generator.choice([-1.0, 1.0], size=(size, rows))
             yield sample.weights[None], sample.problem.observed - residual + signs * residual / (1 - leverage(sample))
+
+
+def part_of(count: int, rows: int) -> int:
+    """How many of `count` resamples are fitted at once."""
+    return min(count, max(1, PART // rows))
 
 
 def leverage(sample: Sample) -> np.ndarray:

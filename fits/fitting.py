@@ -12,6 +12,7 @@ import pandas as pd
 
 from fits import absolute, problems, solve, starts
 from fits.bootstrap import draws as bootstrap_draws
+from fits.bootstrap import part_of
 from fits.certificate import certificate, say_what_is_open
 from fits.curve import Curve
 from fits.errors import InputError
@@ -53,7 +54,7 @@ def fit(
         raise InputError(f"bootstrap and seed must be 0 or more, got {bootstrap} and {seed}")
     found, goal = find_law(law), find_objective(objective, delta, over)
     sample = prepare(found, runs, goal, fixed=fixed, bounds=bounds, weights=weights, cluster=cluster)
-    theta, statement = _optimum(sample)
+    theta, statement = _optimum(sample, bootstrap)
     sample = dataclasses.replace(sample, theta=theta)
     draws = bootstrap_draws(sample, bootstrap, resample, seed, progress) if bootstrap and np.isfinite(statement["objective"]) else None
     frame, rows = sample.frame, len(sample.frame)
@@ -92,8 +93,8 @@ def fit(
     )
 
 
-def _optimum(sample: Sample) -> tuple[np.ndarray, dict[str, Any]]:
-    """The best theta that the search finds, and what it says of itself."""
+def _optimum(sample: Sample, resamples: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """The best theta that the search finds, and what it says of itself; `resamples` are going to be fitted after it."""
     problem, rows = sample.problem, len(sample.frame)
     searched = _subsample(sample) if rows > SEARCH_ROWS else sample
     begin = starts.starts(problem.law, searched.problem.inputs, searched.problem.target, problem.low, problem.high)
@@ -101,7 +102,8 @@ def _optimum(sample: Sample) -> tuple[np.ndarray, dict[str, Any]]:
         raise InputError(f"law {problem.law.name}: no start has a finite output on these rows")
     # An absolute objective is searched as a Huber one of small threshold, and then followed to its kink.
     smooth = problem.objective.delta or 1e-4 * problem.spread
-    minima = solve.minimise(searched.problem, begin, searched.weights[None], delta=smooth)
+    room = part_of(resamples, rows) if searched is sample else 0
+    minima = solve.minimise(searched.problem, begin, searched.weights[None], delta=smooth, room=room)
     statement, best = certificate(problem, minima, len(searched.frame))
     if searched is not sample:
         order = np.argsort(np.where(np.isfinite(minima.objective), minima.objective, np.inf))[:POLISHED]

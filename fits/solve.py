@@ -69,12 +69,14 @@ def minimise(
     pull: Pull | None = None,
     aims: np.ndarray | None = None,
     describe: bool = True,
+    room: int = 0,
 ) -> Minimum:
     """Local minima from `starts` (M, p) under `weights` (M or 1, rows), member by member; arrays of length M.
 
     `first_delta` is where the lowering of delta begins; without it least squares come first and then the spread of the data, which suits starts
     from afar. `delta` replaces the objective's own, `observed` (M or 1, rows) the problem's targets, `bounds` (M or 1, p each) its bounds. A `pull`
-    adds a spring with `aims` (M, 4). Without `describe` the result holds theta and iterations only, which saves a compilation.
+    adds a spring with `aims` (M, 4). Without `describe` the result holds theta and iterations only, which saves a compilation; `room` says how many members, with weights of
+    their own, a later call will have, and saves the compilation of that.
     """
     last = problem.objective.delta if delta is None else delta
     deltas = _stages(first_delta, last, problem.spread)
@@ -83,7 +85,9 @@ def minimise(
     weights = _with_rows(np.asarray(weights, float), weight=0.0)
     springs = np.zeros((1, AIMS)) if aims is None else aims
     members = len(starts)
-    size = filled_members(members)
+    size = filled_members(max(members, room))
+    if room and len(weights) == 1:
+        weights = np.repeat(weights, members, axis=0)
     width = _slots(problem, size)
     arguments = (problem.law, problem.objective.kind, pull)
     with jax.enable_x64(True):
