@@ -75,7 +75,7 @@ def _program(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, 
         options={"dual_feasibility_tolerance": 1e-10, "primal_feasibility_tolerance": 1e-10},
     )
     if found.x is None:
-        return np.zeros(p), np.inf
+        return np.zeros(p), -np.inf  # nothing is known of what a step could gain, so nothing is certified
     step = found.x[:p] * scale
     left = r - jacobian @ step
     return step, float(np.sum(weights * np.where(left < 0, problem.objective.over, 1.0) * np.abs(left)))

@@ -14,6 +14,7 @@ SINGULAR = 1e-8  # least over greatest singular value of the scaled Jacobian bel
 OPEN = 20.0  # standard error, in the solver's coordinates (logarithms, exponents), from which a direction counts as undetermined
 UNCERTAIN = 1.0  # ... and from which a constant counts as part of such a direction
 _BOUNDS = {"lower": "which stands for zero: the runs do not show that term", "upper": "the runs ask for more than it allows"}
+FEW = 3  # starts that should agree on an optimum, of many
 ONE_LINE = 1e-3  # thickness over length of the design, in logarithms, below which it is a line
 
 
@@ -57,6 +58,9 @@ def _reason(minima: solve.Minimum, values: np.ndarray, sure: np.ndarray, best: i
         return f"the Hessian has no positive curvature in some direction (least scaled eigenvalue {minima.curvature[best]:.1e}): the runs leave it undetermined"
     if not sure[best]:
         return f"the Newton decrement is {minima.decrement[best] / values[best]:.1e} of the objective, above {solve.DECREMENT:.0e}"
+    agreeing = int((values <= values[best] * (1 + SAME_OPTIMUM)).sum())
+    if agreeing < FEW and len(values) >= 5 * FEW:
+        return f"only {agreeing} of {len(values)} starts ended there: a lower optimum may have been missed"
     if at_bound:
         return "; ".join(f"{name} ended at the {side} bound: {_BOUNDS[side]}" for name, side in at_bound.items())
     return ""
@@ -83,7 +87,9 @@ def flat_directions(problem: problems.Problem, theta: np.ndarray, free: np.ndarr
         weights = direction / direction[np.argmax(np.abs(direction))]
         errors = noise / max(value, 1e-300) * np.abs(direction)
         taking_part = (np.abs(weights) > 1e-3) & (errors > UNCERTAIN)
-        found.append({name: round(float(weight), 3) for name, weight, part in zip(names, weights, taking_part, strict=True) if part})
+        named = {name: round(float(weight), 3) for name, weight, part in zip(names, weights, taking_part, strict=True) if part}
+        if named and named not in found:
+            found.append(named)
     return found
 
 

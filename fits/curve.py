@@ -124,6 +124,10 @@ class Curve:
         product = float(positive("flops", flops)) / self.flops_per_param_token
         others = self._inputs(extras, without=(str(self.law.size), "tokens"))
         params = float(frontier.optimal_size(self.law, self.vector, product, others))
+        if not 0 < params < math.inf:
+            raise InputError(
+                f"curve {self.name!r}: its constants put the optimum for {flops:.3g} FLOP at a size of {params}; they make no sense"
+            )
         tokens = product / params
         return Allocation(params, tokens, float(self.evaluate(**{str(self.law.size): params, "tokens": tokens, **others})), float(flops))
 
@@ -148,9 +152,8 @@ class Curve:
 
             return self._opened(constant_intervals(self.sample_or_error(), level))
         if chosen == "bootstrap":
-            return self._opened(
-                {name: quantiles(column, level) for name, column in zip(self.law.constants, self.draws_or_error().T, strict=True)}
-            )
+            columns = zip(self.law.constants, self.draws_or_error().T, strict=True)
+            return self._opened({name: quantiles(column, level) for name, column in columns if name not in self.about.get("fixed", {})})
         if chosen != "published":
             raise InputError(f"interval: method {chosen!r} is not known; it is one of {', '.join(INTERVALS)}")
         stored = self.about.get("intervals")
@@ -174,8 +177,11 @@ class Curve:
     def interval_method(self, level: float = 0.95) -> str:
         """Where an interval comes from unless one says otherwise.
 
-        A table of a hundred rows and more speaks for its own noise through the bootstrap, if draws were made; a smaller one by its profile.
+        A bootstrap of clusters or signs was asked for with a reason, and an asymmetric objective has no other. Else: a table of a hundred rows and more speaks for its own noise through the bootstrap, if draws were made; a smaller one by its profile.
         """
+        asked = self.about.get("resample") in ("clusters", "wild") or self.about.get("over") is not None
+        if self.draws is not None and asked:
+            return "bootstrap"
         if self.sample is not None and (self.draws is None or len(self.sample.frame) < BOOTSTRAP_ROWS):
             return "profile"
         stored = self.about.get("intervals")
@@ -218,8 +224,21 @@ class Curve:
         return max(outside)
 
     def save(self, path: str | Path) -> None:
-        """Writes the curve as JSON, with its draws and a checksum."""
-        curve_file.write(Path(path), self)
+        """Writes the curve as JSON, with its draws, its interval if that is a profile's, and a checksum."""
+        kept = self
+        if (
+            self.sample is not None
+            and "intervals" not in self.about
+            and self.interval_method() == "profile"
+            and self.about.get("over") is None
+        ):
+            kept = dataclasses.replace(self, about=self.about | {"intervals": self.interval_record()})
+        curve_file.write(Path(path), kept)
+
+    def interval_record(self, level: float = 0.95, method: str | None = None) -> dict[str, Any]:
+        """The interval as files and answers hold it: level, method, and [low, high] of every constant, null where it is open."""
+        pairs = {name: [end if math.isfinite(end) else None for end in pair] for name, pair in self.interval(level, method).items()}
+        return {"level": level, "method": method or self.interval_method(level)} | pairs
 
     def _inputs(self, given: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         values = dict(self.law.typical) | given

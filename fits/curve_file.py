@@ -26,9 +26,11 @@ def write(path: Path, curve: Curve) -> None:
     for field in dataclasses.fields(curve):
         if field.name == "sample":
             continue
-        value = getattr(curve, field.name)
-        if field.name == "law":
-            value = value.name
+        value: Any = getattr(curve, field.name)
+        if field.name == "about":
+            value = {key: each for key, each in value.items() if key != "seconds"}  # the same fit is the same file
+        elif field.name == "law":
+            value = curve.law.name
         elif isinstance(value, np.ndarray):
             value = value.tolist()
         if value is not None:
@@ -48,10 +50,10 @@ def write_fields(path: Path, fields: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The fields of a curve file, checked; InputError says what is wrong with it."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: not a curve file: {error}") from error
     if not isinstance(fields, dict) or not set(fields) >= _REQUIRED:
         raise InputError(f"{path}: not a curve file: the keys {', '.join(sorted(_REQUIRED))} are needed")
@@ -76,8 +78,12 @@ def read(path: Path) -> dict[str, Any]:
     return fields
 
 
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is not a number that a curve file may hold")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_row(value: Any, length: int | None = None) -> bool:

@@ -36,10 +36,18 @@ def derived(curve: Curve, what: str, level: float, method: str | None, at: dict[
         if argument not in at:
             raise InputError(f"derived: {what} needs {argument}=...")
         point = float(positive(argument, at.pop(argument)))
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}")
+    unknown = sorted(set(at) - set(curve.law.inputs) | set(at) & {str(curve.law.size), "tokens"})
+    if unknown:
+        raise InputError(f"derived: {what} of law {curve.law.name} takes no {unknown[0]}")
     extras = dict(curve.law.typical) | {name: float(positive(name, value)) for name, value in at.items()}
     product = math.log(point / curve.flops_per_param_token) if argument == "flops" else point
     values = _on_draws(curve, kind, product, extras)
     centre = float(values(curve.vector[None])[0])
+    if kind == "compute" and not 1.0 < centre < math.inf:
+        side = "no compute suffices" if math.isinf(centre) else "it is above every loss of the frontier"
+        raise InputError(f"derived: loss {point:.6g} is outside what law {curve.law.name} reaches with these constants: {side}")
     chosen = method or ("profile" if curve.sample is not None and curve.law.terms is not None else "bootstrap")
     if chosen == "profile":
         low, high = _profiled(curve, kind, product, extras, level)

@@ -50,8 +50,12 @@ def fit(
     for optima, by default the median of flops / (size tokens) over the rows. Raises InputError.
     """
     started = time.perf_counter()
-    if bootstrap < 0 or seed < 0:
+    if bootstrap < 0 or not 0 <= seed < 2**63:
         raise InputError(f"bootstrap and seed must be 0 or more, got {bootstrap} and {seed}")
+    if flops_per_param_token is not None and not flops_per_param_token > 0:
+        raise InputError(f"flops_per_param_token must be positive, got {flops_per_param_token}")
+    if not isinstance(runs, pd.DataFrame):
+        raise InputError(f"runs must be a pandas.DataFrame, got {type(runs).__name__}; read a file with fits.read_runs")
     found, goal = find_law(law), find_objective(objective, delta, over)
     sample = prepare(found, runs, goal, fixed=fixed, bounds=bounds, weights=weights, cluster=cluster)
     theta, statement = _optimum(sample, bootstrap)
@@ -84,7 +88,7 @@ def fit(
         law=found,
         constants=dict(zip(found.constants, map(float, to_constants(found, theta)), strict=True)),
         draws=None if draws is None else draws[np.isfinite(draws).all(axis=1)],
-        residual_sd=float(np.sqrt(np.sum(residual**2) / max(1, rows - free))),
+        residual_sd=float(np.sqrt(np.sum(sample.weights * residual**2) / max(1, rows - free))),
         flops_per_param_token=float(flops_per_param_token or _flops_per_param_token(found, frame)),
         range={name: [float(frame[name].min()), float(frame[name].max())] for name in _ranged(found, frame)},
         certificate=statement,

@@ -19,6 +19,7 @@ from jax import Array
 from scipy.stats import norm, t
 
 from fits import problems, solve
+from fits.errors import InputError
 from fits.quantities import KINDS, Frontier, Quantity
 from fits.sample import Sample
 
@@ -88,7 +89,13 @@ def intervals(
     return Ends(value, low, high)
 
 
+def _refuse_asymmetric(problem: problems.Problem) -> None:
+    if problem.objective.over != 1:
+        raise InputError("profile: an asymmetric objective has no dispersion to compare its profile with; use the bootstrap")
+
+
 def _samples(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, observed: np.ndarray) -> _Samples:
+    _refuse_asymmetric(problem)
     freedom = max(1, len(problem.target) - int((problem.low < problem.high).sum()))
     delta = problem.objective.delta or 1e-4 * problem.spread
     residual = observed - problems.predictions(problem, theta)
@@ -191,6 +198,8 @@ def _both_ends(samples: _Samples, value: np.ndarray, slope: np.ndarray, refit: R
     `refit(member, goal, begin, error)` returns the values reached and the refitted thetas; members M and above are the high ends.
     """
     count = len(value)
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}")
     aim = float(t.ppf((1 + level) / 2, samples.freedom))
     direction, error = _conditional(samples, slope)
     both = _take(samples, np.tile(np.arange(count), 2))
@@ -219,7 +228,10 @@ def _both_ends(samples: _Samples, value: np.ndarray, slope: np.ndarray, refit: R
         far_tau[outside] = tau[~met & ~inside]
         guess = _next_guess(value, error, side, aim, near, near_tau, far, far_tau)
         result = np.where(np.isnan(result) & (np.abs(guess - value) > FARTHEST * error), side * np.inf, result)
-    result = np.where(np.isnan(result), near, result)
+    # What was not met in so many rounds lies between the nearest points inside and outside; without one outside it is open.
+    result = np.where(np.isnan(result), np.where(np.isnan(far), side * np.inf, far), result)
+    exact = both.floor <= solve.EXACT * len(both.problem.target)
+    result = np.where(exact, value, result)  # no residual is left to judge by: the point itself
     return result[:count], result[count:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,8 +42,10 @@ def prepare(
     # A table for a law of params and tokens also gets its flops, for optima.
     frame = complete(runs, needs=None if set(law.inputs) == {"params", "tokens"} else law.inputs, output=law.output)
     row_weights = _weights(frame, weights)
-    frame, row_weights = frame[row_weights > 0], row_weights[row_weights > 0]  # a row of no weight is no row, for counts and ranges too
-    if "corpus" in frame and frame["corpus"].nunique() > 1:
+    # A row of no weight is no row, for counts and ranges too; and only the proportions of weights matter, so that the noise is of their mean.
+    frame, row_weights = frame[row_weights > 0], row_weights[row_weights > 0]
+    row_weights = row_weights * len(frame) / row_weights.sum()
+    if "corpus" in frame and frame["corpus"].nunique(dropna=False) > 1:
         raise InputError(
             f"runs: {frame['corpus'].nunique()} corpora in one table; losses on different corpora are not comparable, select one with where"
         )
@@ -67,6 +70,8 @@ def _bounds(law: Law, fixed: Mapping[str, float], bounds: Mapping[str, tuple[flo
     ends = {parameter.name: (parameter.low, parameter.high) for parameter in law.parameters}
     for name, pair in bounds.items():
         own = ends[law.parameter(name).name]
+        if math.isnan(pair[0]) or math.isnan(pair[1]):
+            raise InputError(f"bounds: {name} needs two numbers, got {pair[0]} and {pair[1]}")
         ends[name] = (max(own[0], pair[0]), min(own[1], pair[1]))
         if not ends[name][0] <= ends[name][1]:
             raise InputError(
@@ -89,7 +94,10 @@ def _weights(frame: pd.DataFrame, weights: str | Sequence[float] | None) -> np.n
         if weights not in frame:
             raise InputError(f"weights: no column {weights!r}; there are {', '.join(map(str, frame.columns))}")
         weights = frame[weights].tolist()
-    values = np.asarray(weights, float)
+    try:
+        values = np.asarray(weights, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weights: {error}; {len(frame)} numbers are needed") from None
     if values.shape != (len(frame),) or not (np.isfinite(values) & (values >= 0)).all() or not values.any():
         raise InputError(f"weights: {len(frame)} finite numbers of 0 or more are needed, not all zero")
     return values

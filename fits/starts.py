@@ -60,6 +60,7 @@ def _complete(law: Law, given: dict[str, float], columns: dict[str, np.ndarray],
     usable = np.isfinite(parts).all() and (scale > 0).all()
     if not usable:
         return given | dict.fromkeys(law.linear, 1.0)
-    size = np.maximum(np.abs(output), 1e-300)
-    solved, _ = nnls(parts / scale / size[:, None], np.sign(output))
+    size = np.maximum(np.abs(output), 0.1 * np.median(np.abs(output)))  # one tiny output must not own the fit
+    size = np.maximum(size, 1e-300)
+    solved, _ = nnls(parts / scale / size[:, None], output / size)
     return given | dict(zip(law.linear, np.maximum(solved, 1e-3 * size.min()) / scale, strict=True))

@@ -102,6 +102,7 @@ def _csv(path: Path, ending: str) -> pd.DataFrame:
     frame = pd.read_csv(path, low_memory=False, skip_blank_lines=False, compression=compression)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus leading fields for row names
         raise InputError(f"{path}: the rows have more fields than the heading")
+    frame.columns = [str(name).strip() for name in frame.columns]  # a blank after a comma is no part of a name
     frame.index = pd.RangeIndex(2, len(frame) + 2)
     # Blank lines are read as empty rows first, so that the index stays the line of the file.
     return frame.dropna(how="all") if len(frame) and frame.isna().all(axis=1).any() else frame

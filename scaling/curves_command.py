@@ -53,7 +53,8 @@ def curves(
             output.note(f"warning: {outside:.1f} decades beyond the range of the fit")
     if as_json:
         return output.emit(answer)
-    checks = answer.pop("checks") or []
+    checks = answer.pop("checks", None)
+    checks = checks if isinstance(checks, list) else []
     return output.listing(answer | {"checks": f"{len(checks)} printed or derived values that the tests reproduce" if checks else None})
 
 

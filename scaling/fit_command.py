@@ -23,7 +23,10 @@ def fit(
     source: Annotated[
         Path | None, typer.Argument(metavar="JOB.toml|RUNS", help="A fit job, or a table of runs: CSV, Parquet or JSONL.")
     ] = None,
-    more: Annotated[Many, typer.Argument(metavar="[NAME=VALUE ...]", help="More pairs for the option before them.")] = None,
+    more: Annotated[
+        Many,
+        typer.Argument(metavar="[NAME=VALUE ...]", help="More pairs for --columns, or for --units if that is the only option of pairs."),
+    ] = None,
     law: Annotated[Many, typer.Option(help="The law to fit; several by repeating it. `isoloss curves --laws` lists them.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A public table by name in place of a file.")] = None,
     recipe: Annotated[bool, typer.Option("--recipe", help="Of a dataset: only the rows that its authors fitted.")] = False,
@@ -47,7 +50,10 @@ def fit(
     interval: Annotated[str, typer.Option(help="auto, profile, bootstrap or none.")] = "auto",
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     compare: Annotated[bool, typer.Option("--compare", help="Compare the laws: AICc, BIC and the error on --holdout rows.")] = False,
-    holdout: Annotated[str | None, typer.Option(help="Rows to predict instead of fitting, as in --where; for --compare.")] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Rows that the comparison predicts and does not fit, as in --where; the curve itself is fitted to all rows."),
+    ] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="Fit below every budget and predict above it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Save the curve to this JSON file.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Draw each fit into this folder.")] = None,
@@ -64,8 +70,9 @@ def fit(
             raise InputError(f"fit: {source} is a job and says everything itself; only --json goes with it")
         job, folder = jobs.read_job(source), source.parent
     else:
-        pairs = {"columns": _pairs("columns", columns), "units": _pairs("units", units)}
-        _pairs_that_follow(more, pairs, columns, units)
+        pairs: dict[str, dict[str, Any]] = {"columns": _pairs("columns", columns), "units": _pairs("units", units)}
+        _pairs_that_follow(more, pairs, {"columns": columns, "units": units, "fixed": fixed, "bounds": bounds})
+        pairs["units"] = {name: _unit(text) for name, text in pairs["units"].items()}
         data: dict[str, Any] = {
             "path": None if source is None else str(source),
             "dataset": dataset,
@@ -114,11 +121,22 @@ def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
     return {left: right for left, _, right in pairs}
 
 
-def _pairs_that_follow(
-    more: list[str] | None, pairs: dict[str, dict[str, str]], columns: list[str] | None, units: list[str] | None
-) -> None:
-    """Pairs after the first belong to --columns, or to --units where only that is given."""
-    pairs["units" if units and not columns else "columns"].update(_pairs("columns", more))
+def _pairs_that_follow(more: list[str] | None, pairs: dict[str, dict[str, Any]], options: dict[str, list[str] | None]) -> None:
+    """Pairs after the first belong to the one option of pairs that was given; with several it must be said to which."""
+    from scaling.errors import InputError
+
+    used = [name for name, texts in options.items() if texts]
+    if more and used not in (["columns"], ["units"]):
+        raise InputError(f"fit: {more[0]!r} belongs to no option; write --columns, --units, --fixed or --bounds before every pair")
+    if more:
+        pairs[used[0]].update(_pairs(used[0], more))
+
+
+def _unit(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +54,7 @@ class Fit(Strict):
     bootstrap: int = pydantic.Field(default=0, ge=0)
     resample: str = "rows"
     cluster: list[str] | None = None
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     interval: Literal["auto", "profile", "bootstrap", "none"] = "auto"
     level: float = pydantic.Field(default=0.95, gt=0, lt=1)
 
@@ -130,12 +129,11 @@ def read_data(data: Data, folder: Path, needs: tuple[str, ...] | None = None, ou
         given = data.model_dump(include={"columns", "units", "where", "best", "aggregate"})
         return fits.read_runs(folder / data.path, **given, needs=needs, output=output)
     from fits import preparation
-    from fits.selection import select
+    from fits.runs import named
 
     assert data.dataset is not None
     frame = fits.dataset(data.dataset, recipe=data.recipe)
-    frame = frame.assign(**{name: frame[foreign] for name, foreign in data.columns.items() if _has(frame, foreign, data.dataset)})
-    frame = select(frame, data.where) if data.where else frame
+    frame = named(frame, data.dataset, data.columns, data.where, data.units)
     frame = fits.complete(frame, data.dataset, needs=needs, output=output)
     if data.best is not None:
         frame, _ = preparation.best(frame, data.best, output, data.dataset)
@@ -144,18 +142,14 @@ def read_data(data: Data, folder: Path, needs: tuple[str, ...] | None = None, ou
     return frame
 
 
-def _has(frame: pd.DataFrame, column: str, where: str) -> bool:
-    if column not in frame:
-        raise InputError(f"{where}: no column {column!r}; there are {', '.join(map(str, frame.columns))}")
-    return True
-
-
 def _check_output(job: FitJob, folder: Path) -> None:
     target = job.output.curve
     if target and len(job.fit.laws) > 1 and "{law}" not in target:
         raise InputError("output.curve: one file holds one curve; give one law, or put {law} into the name")
     if target and (folder / target).is_dir():
         raise InputError(f"output.curve: {folder / target} is a folder; name a file")
+    if target and job.data.path is not None and (folder / target).resolve() == (folder / job.data.path).resolve():
+        raise InputError(f"output.curve: {folder / target} is the table of runs itself; name another file")
     if job.output.comparison and job.compare is None:
         raise InputError("output.comparison: there is no comparison; add [compare]")
 
@@ -163,12 +157,11 @@ def _check_output(job: FitJob, folder: Path) -> None:
 def _interval(curve: Curve, asked: Fit) -> tuple[dict[str, Any] | None, Curve]:
     """The interval of the constants, and the curve with it in what it says of itself, so that a saved one keeps it."""
     rows = curve.about["rows"]
-    if asked.interval == "none" or (asked.interval == "auto" and curve.draws is None and rows > PROFILE_ROWS):
+    unasked = curve.draws is None and (rows > PROFILE_ROWS or curve.about["over"] is not None)
+    if asked.interval == "none" or (asked.interval == "auto" and unasked):
         return None, curve
     method = None if asked.interval == "auto" else asked.interval
-    # An open end is null in a file.
-    interval = {name: [end if math.isfinite(end) else None for end in pair] for name, pair in curve.interval(asked.level, method).items()}
-    about = {"level": asked.level, "method": method or curve.interval_method(asked.level)} | interval
+    about = curve.interval_record(asked.level, method)
     return about, dataclasses.replace(curve, about=curve.about | {"intervals": about})
 
 

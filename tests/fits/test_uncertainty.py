@@ -131,7 +131,8 @@ def test_multiplier_of_a_planted_gap():
 def test_methods_that_cannot_be_had_say_what_is_missing(noisy, tmp_path):
     noisy.save(tmp_path / "mine.json")
     loaded = fits.load(tmp_path / "mine.json")
-    assert loaded.interval() == noisy.interval(method="bootstrap")
+    assert loaded.interval() == noisy.interval()
+    assert loaded.interval(method="bootstrap") == noisy.interval(method="bootstrap")
     with pytest.raises(fits.InputError, match="a profile needs the runs"):
         loaded.interval(method="profile")
     with pytest.raises(fits.InputError, match="method 'guess'"):
@@ -144,6 +145,36 @@ def test_methods_that_cannot_be_had_say_what_is_missing(noisy, tmp_path):
         fits.fit("chinchilla", planted(), bootstrap=10, resample="clusters")
     with pytest.raises(fits.InputError, match="resample: 'jackknife'"):
         fits.fit("chinchilla", planted(), bootstrap=10, resample="jackknife")
+
+
+def test_an_exact_fit_has_no_width():
+    curve = fits.fit("chinchilla", planted(36))
+    for name, (low, high) in curve.interval().items():
+        assert low == pytest.approx(TRUTH[name], rel=1e-6)
+        assert high == pytest.approx(TRUTH[name], rel=1e-6)
+
+
+def test_questions_without_an_answer_are_refused(noisy):
+    for level in (0.0, 2.0):
+        with pytest.raises(fits.InputError, match="level"):
+            noisy.derived("optimal_loss", level, flops=1e21)
+    for loss, says in ((1.5, "no compute suffices"), (1e9, "above every loss")):
+        with pytest.raises(fits.InputError, match=says):
+            noisy.derived("compute_for", loss=loss)
+    with pytest.raises(fits.InputError, match="takes no experts"):
+        noisy.derived("allocation_exponent", experts=8)
+    skewed = fits.fit("chinchilla", planted(36, 4e-3, seed=2), objective="log-asymmetric", over=4)
+    with pytest.raises(fits.InputError, match="asymmetric objective"):
+        skewed.interval()
+
+
+def test_a_saved_fit_keeps_its_interval(noisy, tmp_path):
+    fits.fit("chinchilla", planted(36, 4e-3, seed=2)).save(tmp_path / "mine.json")
+    found = fits.fit("chinchilla", planted(36, 4e-3, seed=2)).interval()
+    assert fits.load(tmp_path / "mine.json").interval() == found
+    before = (tmp_path / "mine.json").read_bytes()
+    fits.fit("chinchilla", planted(36, 4e-3, seed=2)).save(tmp_path / "mine.json")
+    assert (tmp_path / "mine.json").read_bytes() == before
 
 
 def test_published_intervals_are_at_their_level_only():
