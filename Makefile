@@ -12,7 +12,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/isoloss demo --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow

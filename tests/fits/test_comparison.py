@@ -32,6 +32,7 @@ def isoflops(noise: float = 0.0, seed: int = 0, truth: dict[str, float] = TRUTH)
     return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
 
 
+@pytest.mark.slow
 def test_generating_law_wins():
     for truth, noise, winner, loser in ((TRUTH, 0.001, *LAWS), (TIED, 0.003, *reversed(LAWS))):
         tables = [compare(isoflops(noise, seed, truth), LAWS, "flops > 3e19") for seed in range(12)]
@@ -76,6 +77,7 @@ def test_unfit_laws_are_rows():
     assert rolled["error"].isna().all()
 
 
+@pytest.mark.slow
 def test_noise_free_extrapolation_is_exact():
     table = rolling_extrapolation(isoflops(), LAWS)
     true, tied = (table[table["law"] == name] for name in LAWS)

@@ -120,6 +120,7 @@ def test_overtraining_on_five_points(data_folder, fitted, corpus, alpha, beta, b
     assert c["E"] == pytest.approx(e, abs=5.1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "printed"),
     [

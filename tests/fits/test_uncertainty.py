@@ -69,6 +69,7 @@ def test_a_profile_end_is_where_the_objective_has_risen_as_much_as_t_allows(nois
         assert rise == pytest.approx(t.ppf(0.975, 31) ** 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_derived_quantities_agree_with_the_curve_and_between_methods(noisy):
     flops = 1e23
     loss = noisy.optimal(flops).loss
@@ -90,6 +91,7 @@ def test_derived_quantities_agree_with_the_curve_and_between_methods(noisy):
     assert share.low < TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]) < share.high
 
 
+@pytest.mark.slow
 def test_more_noise_and_fewer_rows_give_wider_profiles():
     def width(rows, noise):
         low, high = fits.fit("chinchilla", planted(rows, noise, seed=1)).interval()["beta"]

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from models import ladder
@@ -36,6 +37,7 @@ def logits_after(width: int, rate: float, transfer: bool, steps: int = 4) -> flo
     return float(jnp.sqrt(jnp.mean(jnp.square(nnx.merge(graph, params)(tokens[:, :-1])))))
 
 
+@pytest.mark.slow
 def test_coordinate_check_is_flat_with_the_rule_and_not_without():
     def slope(transfer: bool) -> float:
         narrow, wide = (logits_after(width, 0.05, transfer) for width in WIDTHS)
