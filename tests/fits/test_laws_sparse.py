@@ -401,10 +401,10 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
         "f0 f1 f2",
     ),
 }
-FAST = ("krajewski2024-moe",)
 
 
-@pytest.mark.parametrize("curve", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PLANS])
+@pytest.mark.slow
+@pytest.mark.parametrize("curve", PLANS)
 def test_a_planted_law_is_recovered(curve):
     plan, fixed = PLANS[curve]
     law, table = planted(curve, **plan)

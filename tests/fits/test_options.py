@@ -159,7 +159,7 @@ def test_derivatives_in_closed_form_are_those_of_automatic_differentiation():
     from fits.laws.chinchilla import CHINCHILLA
 
     generator = np.random.default_rng(2)
-    for name in ("log-huber", "huber", "asymmetric", "squared"):
+    for name in ("log-huber", "asymmetric"):  # a log and a raw objective; delta and sides differ
         goal = objectives.objective(name, delta=3e-3)
         problem = sample.prepare(CHINCHILLA, planted(36, 5e-3), goal).problem
         theta = np.array([0.59, 6.1, 7.6, 0.35, 0.37]) + generator.normal(0, 1e-2, (8, 5))

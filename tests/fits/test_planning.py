@@ -91,7 +91,7 @@ def plan(curve: Curve, quantity: str, **options: Any) -> Proposal:
     return plan_runs(curve, **settings)
 
 
-@pytest.mark.parametrize(("quantity", "most"), [("loss", 0.95), ("exponent", 0.8), ("params", 0.8)])
+@pytest.mark.parametrize(("quantity", "most"), [("loss", 0.95), ("exponent", 0.8), pytest.param("params", 0.8, marks=pytest.mark.slow)])
 def test_expected_error_is_the_realised_one_and_below_that_of_an_isoflop_grid(curve, quantity, most, record_property):
     """Over 300 repetitions within 15% (a standard deviation of 300 has an error of 4%), and the grid of equal FLOP is worse."""
     proposal = plan(curve, quantity)

@@ -101,6 +101,7 @@ def test_more_noise_and_fewer_rows_give_wider_profiles():
     assert width(25, 2e-3) > 1.1 * width(100, 2e-3)
 
 
+@pytest.mark.slow
 def test_nine_runs_leave_a_constant_open_rather_than_claim_it():
     """Without irreducible loss the profile of E falls without end towards zero."""
     curve = fits.fit("chinchilla", planted(9, 3e-2, seed=5, truth=TRUTH | {"E": 1e-3}), objective="log-squared")

@@ -23,7 +23,9 @@ def weights(E: int, D: int = 16, F: int = 24, seed: int = 0):
     )
 
 
-@pytest.mark.parametrize(("E", "k"), [(4, 1), (8, 2), (8, 8), (32, 4)])
+@pytest.mark.parametrize(
+    ("E", "k"), [pytest.param(4, 1, marks=pytest.mark.slow), (8, 2), (8, 8), pytest.param(32, 4, marks=pytest.mark.slow)]
+)
 def test_dropless_equals_the_dense_oracle_and_so_do_its_gradients(E, k):
     x_RD, router_DE, up, down = weights(E)
 

@@ -176,6 +176,7 @@ def test_decay_shrinks_weights_and_leaves_gains():
     np.testing.assert_array_equal(after["final_norm"]["gain"].get_value(), params["final_norm"]["gain"].get_value())
 
 
+@pytest.mark.slow
 def test_training_pushes_the_router_towards_balance():
     """A small step down the training loss, its balance term made large, lowers the balance loss of every layer."""
     shape = models.ladder(32, context=32, experts=4, experts_per_token=1)
@@ -222,6 +223,7 @@ def test_impossible_runs_are_refused(text_folder, fields, says):
         train(config(text_folder, **fields))
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_learning_rates_and_batches(text_folder):
     jax.clear_caches()
     compiled: Any = step.train_steps
