@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import linprog
 
 from fits import problems
@@ -62,7 +63,8 @@ def _program(problem: problems.Problem, theta: np.ndarray, weights: np.ndarray, 
     rows, p = jacobian.shape
     size = max(float(np.abs(r).max()), 1e-300)
     costs = np.concatenate([np.zeros(p), weights, weights * problem.objective.over])
-    equations = np.concatenate([jacobian * scale / size, np.eye(rows), -np.eye(rows)], axis=1)
+    # Sparse, as the two identities of a table of ten thousand rows would fill gigabytes.
+    equations = sparse.hstack([sparse.csr_array(jacobian * scale / size), sparse.eye_array(rows), -sparse.eye_array(rows)], format="csr")
     low = np.maximum(-box, (problem.low - theta) / scale)
     high = np.minimum(box, (problem.high - theta) / scale)
     limits = [*zip(low, high, strict=True), *([(0, None)] * (2 * rows))]
