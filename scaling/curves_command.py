@@ -42,9 +42,9 @@ def curves(
         if asked:
             raise InputError("curves: --params, --tokens, --flops and --at need the name of a curve before them")
         return _list_curves(law, as_json)
-    if (params is None) != (tokens is None) and "params" in fits.load(name).law.inputs and "tokens" in fits.load(name).law.inputs:
-        raise InputError("curves: --params and --tokens go together, and --flops goes without them")
     curve = fits.load(name)
+    if (params is None) != (tokens is None) and {"params", "tokens"} <= set(curve.law.inputs):
+        raise InputError("curves: --params and --tokens go together, and --flops goes without them")
     answer = about(curve)
     if asked:
         outside = _answer(curve, asked, answer)
