@@ -186,6 +186,12 @@ def _write(
             from scaling import plots
 
             written.append(plots.save(plots.fit_figure(curve), folder / job.output.figures / f"{name}-fit.png"))
+            rows = curve.sample_or_error().frame
+            if curve.law.output == "loss" and "flops" in rows:
+                from scaling import fit_plots
+
+                figure = fit_plots.residual_figure(curve, rows)
+                written.append(plots.save(figure, folder / job.output.figures / f"{name}-residuals.png"))
     if comparison is not None and job.output.comparison:
         target = folder / job.output.comparison
         target.parent.mkdir(parents=True, exist_ok=True)

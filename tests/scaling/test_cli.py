@@ -59,6 +59,7 @@ def test_fit_from_a_table_and_from_a_job_agree(table, tmp_path):
     by_job = answer("fit", job)
     assert by_job["constants"] == direct["constants"]
     assert (tmp_path / "figures" / "chinchilla-fit.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "chinchilla-residuals.png").stat().st_size > 10_000
     shown = answer("curves", tmp_path / "mine.json", "--flops", 1e22)
     assert shown["optimal"]["params"] > 0
     assert shown["decades_outside"] == 0
