@@ -1,7 +1,8 @@
 """The forward pass, top to bottom: embedding, blocks (attention, feed-forward), head.
 
-Shape letters of the package: B batch, T time (query), S time (key), D model width, N heads, H head width, F hidden width of
-the feed-forward, V vocabulary, L layers, E experts, K experts per token.
+Shape letters of the package: B batch, T time (query), S time (key), D model width, N heads, K key heads, H head width, G all heads
+of a projection, F hidden width of the feed-forward, C its halves (2 where it is gated), V vocabulary, L layers, E experts, R rows
+(tokens), M members of an ensemble. In routing, K counts experts per token.
 
 All blocks are one stacked module: its parameters carry a leading L axis and one `lax.scan` runs them.
 """
@@ -13,85 +14,30 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from models.config import ModelConfig
-from models.moe import MoE, RouterStats
-from models.parametrization import new_weight, residual_multiplier
+from models import kernels as compiled
+from models.accounting import REMAT
+from models.attention import Attention
+from models.collectives import GATHERED, joined, looked_up, parts, whole, whole_tree
+from models.config import ConfigError, ModelConfig
+from models.feedforward import MLP
+from models.moe import MoE
+from models.norms import norm
+from models.parametrization import head_multiplier, new_weight, residual_multiplier
 from models.precision import Precision, policy
+from models.routing import RouterStats
 
-
-class RMSNorm(nnx.Module):
-    """x / rms(x) * gain over the last axis, in float32, returned in the dtype of x (Zhang & Sennrich 2019)."""
-
-    def __init__(self, size: int, config: ModelConfig, precision: Precision, *, rngs: nnx.Rngs):
-        self.gain = new_weight(rngs, (size,), "gain", 1, config, precision)
-
-    def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-        gain = self.gain[...]
-        return (x32 * scale * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
-
-
-def rope(x_BTNH: Array, base: float) -> Array:
-    """Rotary position embedding (Su et al. 2021): pairs (i, i + H/2) turn by t * base^(-2i/H), computed in float32."""
-    half = x_BTNH.shape[-1] // 2
-    freq_H = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_TH = jnp.arange(x_BTNH.shape[1], dtype=jnp.float32)[:, None] * freq_H[None, :]
-    cos, sin = jnp.cos(angle_TH)[None, :, None, :], jnp.sin(angle_TH)[None, :, None, :]
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
-
-
-class Attention(nnx.Module):
-    """Causal multi-head attention with RoPE and QK-norm (RMS-normalised queries and keys, Henry et al. 2020)."""
-
-    def __init__(self, config: ModelConfig, precision: Precision, *, rngs: nnx.Rngs):
-        D, N, H = config.width, config.heads, config.head_width
-        self.config, self.precision = config, precision
-        self.qkv_D3NH = new_weight(rngs, (D, 3, N, H), "hidden", D, config, precision)
-        self.out_NHD = new_weight(rngs, (N, H, D), "hidden", N * H, config, precision)
-        self.query_norm = RMSNorm(H, config, precision, rngs=rngs)
-        self.key_norm = RMSNorm(H, config, precision, rngs=rngs)
-
-    def __call__(self, x_BTD: Array) -> Array:
-        cast = self.precision.compute
-        qkv = jnp.einsum("BTD,DCNH->CBTNH", x_BTD, self.qkv_D3NH[...].astype(cast))
-        q_BTNH = rope(self.query_norm(qkv[0]), self.config.rope_base)
-        k_BSNH = rope(self.key_norm(qkv[1]), self.config.rope_base)
-        T, H = x_BTD.shape[1], self.config.head_width
-        scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32)
-        causal_TS = jnp.tril(jnp.ones((T, T), bool))[None, None]
-        scores_BNTS = jnp.where(causal_TS, scores_BNTS * H**-0.5, -jnp.inf)
-        probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(cast)
-        mixed_BTNH = jnp.einsum("BNTS,BSNH->BTNH", probs_BNTS, qkv[2])
-        return jnp.einsum("BTNH,NHD->BTD", mixed_BTNH, self.out_NHD[...].astype(cast))
-
-
-class GatedMLP(nnx.Module):
-    """SwiGLU feed-forward (Shazeer 2020): silu(x W_gate) * (x W_up), then W_down."""
-
-    def __init__(self, config: ModelConfig, precision: Precision, *, rngs: nnx.Rngs):
-        D, F = config.width, config.ffn_width
-        self.precision = precision
-        self.up_D2F = new_weight(rngs, (D, 2, F), "hidden", D, config, precision)
-        self.down_FD = new_weight(rngs, (F, D), "hidden", F, config, precision)
-
-    def __call__(self, x_BTD: Array) -> Array:
-        cast = self.precision.compute
-        gate_up = jnp.einsum("BTD,DCF->CBTF", x_BTD, self.up_D2F[...].astype(cast))
-        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_up[0]) * gate_up[1], self.down_FD[...].astype(cast))
+UNROLLED_LAYERS = 8  # up to which blocks are unrolled by default: on a CPU a loop over blocks costs a fifth to a half of the speed
 
 
 class Block(nnx.Module):
     """Pre-norm attention and feed-forward, each added to the stream with the parametrisation's residual multiplier."""
 
-    def __init__(self, config: ModelConfig, precision: Precision, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, precision: Precision, *, rngs: nnx.Rngs, kernels: bool = False):
         self.residual = residual_multiplier(config)
-        self.attention_norm = RMSNorm(config.width, config, precision, rngs=rngs)
-        self.attention = Attention(config, precision, rngs=rngs)
-        self.ffn_norm = RMSNorm(config.width, config, precision, rngs=rngs)
-        make_ffn = MoE if config.is_moe else GatedMLP
+        self.attention_norm = norm(config, precision, rngs=rngs)
+        self.attention = Attention(config, precision, rngs=rngs, kernels=kernels)
+        self.ffn_norm = norm(config, precision, rngs=rngs)
+        make_ffn = MoE if config.is_moe else MLP
         self.ffn = make_ffn(config, precision, rngs=rngs)
 
     def __call__(self, x_BTD: Array) -> tuple[Array, RouterStats | None]:
@@ -102,34 +48,83 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """A decoder-only language model: `logits_BTV = model(tokens_BT)`, float32 logits, untied head.
+    """A decoder-only language model: `logits_BTV = model(tokens_BT)`, float32 logits.
 
-    `precision` names a policy of `models.precision`. `unroll=True` runs the blocks without a loop in the compiled program
-    (XLA's own FLOP count sees a loop body once).
+    `precision` names a policy of `models.precision`. `unroll` runs the blocks without a loop in the compiled program (by default
+    up to UNROLLED_LAYERS; XLA's own FLOP count sees a loop body once). `remat` is one of REMAT. `kernels` asks for the compiled
+    CPU kernels (`models.kernels`); ConfigError where there are none.
     """
 
-    def __init__(self, config: ModelConfig, precision: str = "fp32", *, rngs: nnx.Rngs, unroll: bool = False):
-        self.config, self.precision, self.unroll = config, policy(precision), unroll
+    def __init__(
+        self,
+        config: ModelConfig,
+        precision: str = "fp32",
+        *,
+        rngs: nnx.Rngs,
+        unroll: bool | None = None,
+        remat: str = "none",
+        kernels: bool = False,
+    ):
+        if remat not in REMAT:
+            raise ConfigError(f"remat must be one of {', '.join(REMAT)}, got {remat!r}")
+        self.config, self.precision, self.remat = config, policy(precision), remat
+        if unroll is None:  # unrolled, XLA's CPU backend frees next to nothing of what is computed again
+            unroll = config.layers <= UNROLLED_LAYERS and remat == "none"
+        self.unroll = unroll
+        if kernels:
+            check_kernels(config, self.precision)
         D, V = config.width, config.vocab_size
         self.embedding_VD = new_weight(rngs, (V, D), "embedding", 1, config, self.precision)
+        if config.positions == "learned":
+            self.position_TD = new_weight(rngs, (config.context, D), "position", 1, config, self.precision)
 
         keys_L = jax.random.split(rngs.params(), config.layers)
-        self.blocks_L = jax.vmap(lambda key: Block(config, self.precision, rngs=nnx.Rngs(params=key)))(keys_L)
-        self.final_norm = RMSNorm(D, config, self.precision, rngs=rngs)
-        self.head_DV = new_weight(rngs, (D, V), "head", D, config, self.precision)
+        self.blocks_L = jax.vmap(lambda key: Block(config, self.precision, rngs=nnx.Rngs(params=key), kernels=kernels))(keys_L)
+        self.final_norm = norm(config, self.precision, rngs=rngs)
+        if not config.tied:
+            self.head_DV = new_weight(rngs, (D, V), "head", D, config, self.precision)
 
     def __call__(self, tokens_BT: Array) -> Array:
         return self.with_stats(tokens_BT)[0]
 
     def with_stats(self, tokens_BT: Array) -> tuple[Array, RouterStats | None]:
         """`(logits_BTV, stats)`; stats are per layer for an MoE model and None for a dense one."""
-        if tokens_BT.shape[1] > self.config.context:
-            raise ValueError(f"{tokens_BT.shape[1]} tokens in a row exceed the model's context of {self.config.context}")
-        x_BTD = self.embedding_VD[...][tokens_BT].astype(self.precision.compute)
+        T = tokens_BT.shape[1]
+        if self.config.context < T:
+            raise ValueError(f"{T} tokens in a row exceed the model's context of {self.config.context}")
+        embedding_VD = whole("embedding_VD", self.embedding_VD[...])
+        x_BTD = looked_up(embedding_VD, tokens_BT)
+        if self.config.positions == "learned":
+            x_BTD = x_BTD + whole("position_TD", self.position_TD[...])[None, :T]
+        x_BTD, stats = self._blocks(x_BTD.astype(self.precision.compute))
+        return self._logits(self.final_norm(x_BTD), embedding_VD), stats
+
+    def _blocks(self, x_BTD: Array) -> tuple[Array, RouterStats | None]:
         graph, blocks = nnx.split(self.blocks_L)
-        x_BTD, stats = jax.lax.scan(
-            lambda x, block: nnx.merge(graph, block)(x), x_BTD, blocks, unroll=self.config.layers if self.unroll else 1
-        )
-        x_BTD = self.final_norm(x_BTD)
-        head_DV = self.head_DV[...].astype(self.precision.compute)
-        return jnp.einsum("BTD,DV->BTV", x_BTD, head_DV, preferred_element_type=jnp.float32), stats
+
+        def block(x: Array, weights: nnx.State) -> tuple[Array, RouterStats | None]:
+            return nnx.merge(graph, whole_tree(weights))(x)
+
+        body = block
+        if self.remat == "blocks":
+            body = jax.checkpoint(block, prevent_cse=self.unroll)
+        elif parts("fsdp") > 1:  # the backward pass brings the weights together again in place of keeping them
+            keep = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            body = jax.checkpoint(block, prevent_cse=self.unroll, policy=keep)
+        return jax.lax.scan(body, x_BTD, blocks, unroll=self.config.layers if self.unroll else 1)
+
+    def _logits(self, x_BTD: Array, embedding_VD: Array) -> Array:
+        head_DV = embedding_VD.T if self.config.tied else whole("head_DV", self.head_DV[...])
+        logits_BTV = joined(self.precision.head_product("BTD,DV->BTV", x_BTD, head_DV, out=jnp.float32)) * head_multiplier(self.config)
+        if self.config.softcap:
+            logits_BTV = self.config.softcap * jnp.tanh(logits_BTV / self.config.softcap)
+        return logits_BTV
+
+
+def check_kernels(config: ModelConfig, precision: Precision) -> None:
+    """ConfigError where the compiled kernels are not to be had, or do not do what `config` asks for."""
+    available, reason = compiled.status()
+    if not available:
+        raise ConfigError(f"kernels = true: {reason}")
+    if precision.compute == jnp.float16 or precision.name == "tf32" or config.attention_softcap:
+        raise ConfigError("kernels = true: the attention kernel knows neither fp16, tf32 nor attention_softcap; set kernels = false")

@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
-Public names: RunConfig, RunRecord, train, sweep, compute_penalty, Penalty, InputError, and the package `diffusion`. They load on
-first use, so that asking for a penalty does not import Flax.
+Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
+InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaling import diffusion as diffusion
+    from scaling.branches import train_horizons as train_horizons
+    from scaling.devices import one_device_per_core as one_device_per_core
+    from scaling.ensembles import train_many as train_many
     from scaling.errors import InputError as InputError
+    from scaling.finished import evaluate as evaluate
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
     from scaling.run import RunConfig as RunConfig
@@ -27,6 +31,10 @@ _HOME = {
     "RunRecord": "scaling.run",
     "sweep": "scaling.sweeps",
     "train": "scaling.training",
+    "train_horizons": "scaling.branches",
+    "train_many": "scaling.ensembles",
+    "evaluate": "scaling.finished",
+    "one_device_per_core": "scaling.devices",
 }
 __all__ = [*_HOME, "diffusion"]
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from scaling.devices import cores
 from scaling.plan import Job
 from scaling.run import RunConfig, RunRecord
 
@@ -30,11 +31,6 @@ class Listener:
     advanced: Callable[[Job, float], None]  # share of its steps, 0 to 1
     done: Callable[[Job, RunRecord], None]
     failed: Callable[[Job, str], None]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_local(jobs: Sequence[Job], listener: Listener, workers: int | None = None) -> None:
@@ -57,7 +53,7 @@ def run_local(jobs: Sequence[Job], listener: Listener, workers: int | None = Non
 
 
 def _shape(config: RunConfig) -> tuple:
-    return config.model, config.precision, config.micro_batch, config.schedule
+    return config.model, config.precision, config.micro_batch, config.schedule, config.optimizer, config.remat, config.teacher
 
 
 class _Queue:

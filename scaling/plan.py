@@ -47,12 +47,37 @@ class Arm(Strict):
     experts: int = 0
     experts_per_token: int = 0
     expert_ffn: PositiveInt | None = None
+    shared_experts: int | None = None
+    router: str | None = None
+    balance: str | None = None
+    dispatch: str | None = None
+    capacity_factor: PositiveFloat | None = None
+    kv_heads: PositiveInt | None = None
+    positions: str | None = None
+    norm: str | None = None
+    qk_norm: bool | None = None
+    activation: str | None = None
+    tied: bool | None = None
+    softcap: float | None = None
+    attention_softcap: float | None = None
+    parametrization: str | None = None
     precision: str | None = None
     schedule: str | None = None
+    optimizer: str | None = None
+    teacher: str | None = None
     learning_rate: PositiveFloat | None = None
+    weight_decay: float | None = None
     budgets: list[PositiveFloat] | None = None
     widths: list[PositiveInt] | None = None
     sizes: PositiveInt | None = None
+
+
+# The fields of an arm that say how its runs differ: in their shape, and in how they train.
+SHAPE_KEYS = (
+    "experts", "experts_per_token", "expert_ffn", "shared_experts", "router", "balance", "dispatch", "capacity_factor", "kv_heads",
+    "positions", "norm", "qk_norm", "activation", "tied", "softcap", "attention_softcap", "parametrization",
+)  # fmt: skip
+TRAIN_KEYS = ("precision", "schedule", "optimizer", "teacher", "learning_rate", "weight_decay")
 
 
 class Train(Strict):
@@ -70,6 +95,14 @@ class Train(Strict):
     balance_loss: float | None = None
     epochs: PositiveInt | None = None
     validation_tokens: PositiveInt | None = None
+    optimizer: str | None = None
+    remat: str | None = None
+    kernels: bool | None = None
+    emulate: bool | None = None
+    z_loss: float | None = None
+    bias_rate: float | None = None
+    distill_weight: float | None = None
+    temperature: PositiveFloat | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +160,7 @@ class Plan(Strict):
     def _cell(self, arm: Arm, budget: float) -> list[Job]:
         holdout = budget in self.budgets.holdout
         shared = self.train.model_dump(exclude={"seeds"}, exclude_none=True)
-        shared |= {key: value for key in ("precision", "schedule", "learning_rate") if (value := getattr(arm, key)) is not None}
+        shared |= {key: value for key in TRAIN_KEYS if (value := getattr(arm, key)) is not None}
         try:
             shapes = self._shapes(arm, budget, holdout)
             return [
@@ -139,10 +172,10 @@ class Plan(Strict):
             raise InputError(f"arm {arm.name!r} at {budget:g} FLOP: {error}") from error
 
     def _shapes(self, arm: Arm, budget: float, holdout: bool) -> list[tuple[ModelConfig, int]]:
-        moe = {"experts": arm.experts, "experts_per_token": arm.experts_per_token, "expert_ffn": arm.expert_ffn}
+        own = {key: value for key in SHAPE_KEYS if (value := getattr(arm, key)) is not None}
         shapes = []
         for width in arm.widths or self.ladder.widths:
-            shape = models.ladder(width, context=self.ladder.context, **moe)
+            shape = models.ladder(width, context=self.ladder.context, **own)
             tokens = int(budget / models.training_flops(shape).training)
             if tokens >= recipe.MIN_STEPS * shape.context:
                 shapes.append((shape, tokens))

@@ -8,16 +8,17 @@ import json
 import math
 from typing import Any
 
+from models.accounting import REMAT
 from models.config import ModelConfig
 from models.precision import policy
 from scaling import recipe
 from scaling.data.corpora import Corpus
 from scaling.errors import InputError
+from scaling.optimizers import OPTIMIZERS
+from scaling.schedules import SCHEDULES
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
-NUMERICS_VERSION = 1
-
-SCHEDULES = ("wsd", "cosine")
+NUMERICS_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,13 @@ class RunConfig:
 
     `tokens` is rounded down to whole steps of `batch` sequences. Peak learning rate, warm-up and decay are fractions of the run's own
     horizon. `epochs` is how often a token may be seen at most: more tokens than the corpus has are refused without it.
-    `micro_batch` sequences go through the model at once; the gradient of a step is the mean over its micro-batches.
+    `micro_batch` sequences go through the model at once; the gradient of a step is the mean over its micro-batches. `remat = "blocks"`
+    computes every block again in the backward pass, which costs time and saves memory.
+
+    `teacher` is the folder of a finished run (`scaling.train(..., save=FOLDER)`): the loss is then `distill_weight` parts of its
+    distribution at `temperature`, the rest the data's. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
+    number format run on an accelerator without units for it (on a CPU that needs no asking). `kernels` uses the compiled CPU kernels
+    (`models.kernels`), which need a C++ compiler and round differently from plain JAX.
     """
 
     model: ModelConfig
@@ -45,6 +52,15 @@ class RunConfig:
     balance_loss: float = 0.01
     epochs: int = 1
     validation_tokens: int = 131_072
+    optimizer: str = "adam"
+    remat: str = "none"
+    z_loss: float = 0.0
+    bias_rate: float = 1e-3
+    teacher: str | None = None
+    distill_weight: float = 0.5
+    temperature: float = 1.0
+    emulate: bool = False
+    kernels: bool = False
 
     def __post_init__(self) -> None:
         _require(isinstance(self.seed, int) and 0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
@@ -53,12 +69,15 @@ class RunConfig:
                 isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
             )
         policy(self.precision)
-        _require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}", self, "schedule")
+        for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("remat", REMAT)):
+            _require(getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", self, name)
         for name in ("warmup", "decay"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)
         _require(self.warmup + self.decay <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
-        for name in ("weight_decay", "balance_loss"):
+        for name in ("weight_decay", "balance_loss", "z_loss", "bias_rate"):
             _require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
+        _require(0 <= self.distill_weight <= 1, "distill_weight is a share of the loss, 0 to 1", self, "distill_weight")
+        _require(math.isfinite(self.temperature) and self.temperature > 0, "temperature must be positive", self, "temperature")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", recipe.learning_rate(self.tokens))
         _require(math.isfinite(self.peak) and self.peak > 0, "learning_rate must be positive", self, "learning_rate")
@@ -93,6 +112,19 @@ class RunConfig:
     def tokens_trained(self) -> int:
         return self.steps * self.sequences * self.model.context
 
+    @property
+    def micro_batches(self) -> int:
+        """Of one step."""
+        return self.sequences // self.micro_batch
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup * self.steps)
+
+    @property
+    def decay_steps(self) -> int:
+        return round(self.decay * self.steps)
+
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -122,12 +154,14 @@ def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
     return min(config.tokens_trained, available)
 
 
-def run_id(config: RunConfig, corpus_id: str, threads: int) -> str:
-    """The identity of a run: 16 hex digits of the hash of its configuration, corpus, thread count and NUMERICS_VERSION.
+def run_id(config: RunConfig, corpus_id: str, threads: int, layout: str = "one device", teacher_id: str | None = None) -> str:
+    """The identity of a run: 16 hex digits of the hash of its configuration, corpus, teacher, threads, layout of devices and NUMERICS_VERSION.
 
-    On one device and one set of library versions that decides the result bit for bit; the record names device and versions. The name of the arm is a label and left out, so that two plans that call the same run differently train it once.
+    On one kind of device and one set of library versions that decides the result bit for bit; the record names device and versions. The
+    name of the arm is a label and left out, so that two plans that call the same run differently train it once.
     """
-    fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "numerics": NUMERICS_VERSION}
+    fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "layout": layout, "numerics": NUMERICS_VERSION}
+    fields["teacher"] = teacher_id
     del fields["arm"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -137,6 +171,10 @@ class RunRecord:
     """What a run leaves. Losses are nats per token on the corpus' validation set; `status` is done or diverged.
 
     `flops` is the exact training count (`models.accounting`); `loss_se` the standard error over validation sequences.
+    `flops_realised` adds what the count leaves out: padding of experts' rows and recomputed blocks. `flops_shared` is what a run cost that
+    set out from another run's trunk (`scaling.train_horizons`). A distilled run's teacher cost `teacher_training_flops` once and
+    `teacher_forward_flops` for the tokens of this run. `routers` holds per layer the experts' load (shares), the router's entropy
+    (nats) and the share of dropped choices, means over the last tenth of the steps.
     """
 
     run_id: str
@@ -174,6 +212,21 @@ class RunRecord:
     expert_load_max: float | None  # largest share of the load over experts and layers, times the number of experts; 1 is balanced
     budget: float | None = None  # labels that a sweep's plan gives: its isoFLOP profile, and whether it is kept out of fits
     holdout: bool | None = None
+    devices: int = 1
+    layout: str = "one device"
+    optimizer: str = "adam"
+    flops_realised: float | None = None
+    flops_shared: float | None = None
+    teacher: str | None = None
+    teacher_training_flops: float | None = None
+    teacher_forward_flops: float | None = None
+    diverged_at: int | None = None  # the first step whose loss or gradient was not finite
+    skipped_steps: int = 0  # by the float16 loss scale
+    routers: list[dict[str, Any]] | None = None
+    emulated: list[str] = dataclasses.field(default_factory=list)  # what the device has no units for
+    bits: dict[str, float] = dataclasses.field(default_factory=dict)  # of weights, activations and cache
+    memory_predicted: int | None = None  # bytes
+    memory_peak: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

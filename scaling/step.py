@@ -1,7 +1,8 @@
 """The compiled part of training: many optimiser steps in one call, and the validation loss.
 
 Everything here is a pure function of arrays. One compilation serves every learning rate, horizon, seed and batch of a shape:
-they are traced numbers, and a step runs as many micro-batches as its batch holds.
+they are traced numbers, and a step runs as many micro-batches as its batch holds. The micro-batches of a step are shared out over
+the devices of a layout (`models.sharding`); what one micro-batch computes does not depend on the layout.
 """
 
 from __future__ import annotations
@@ -12,29 +13,46 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding, auto_axes
+from jax.typing import ArrayLike
 
+from models.collectives import batch_share, batch_total, spread_over_batch, total_gradient
 from models.config import ModelConfig
-from models.parametrization import leaf_rule
+from models.routing import RouterStats, updated_bias
+from models.sharding import ONE_DEVICE, REPLICATED, Layout, mesh, shardings, specs
 from models.transformer import Transformer
+from scaling.optimizers import OptimizerState, optimizer
+from scaling.schedules import learning_rate
 
 STEPS_PER_CALL = 64
-ADAM_B1, ADAM_B2, ADAM_EPS = 0.9, 0.95, 1e-10
-CLIP_NORM = 1.0
+LARGEST_SCALE, SMALLEST_SCALE, GROWTH_STEPS = 2.0**16, 2.0**-8, 500  # of the float16 loss scale
 
 Params = Any  # the nnx.State of a Transformer
 
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """What a compilation depends on."""
+    """What a compilation depends on. `layout`: the devices that share a step; `teacher`: whose logits are learnt from."""
 
     model: ModelConfig
     precision: str
     micro_batch: int
     schedule: str
+    optimizer: str = "adam"
+    remat: str = "none"
+    layout: Layout = ONE_DEVICE
+    teacher: ModelConfig | None = None
+    kernels: bool = False
+
+    @property
+    def devices(self) -> int:
+        return self.layout.devices
+
+    @property
+    def loss_scaling(self) -> bool:
+        return _shape(self).precision.loss_scaling
 
 
 class Hyper(NamedTuple):
@@ -42,63 +60,83 @@ class Hyper(NamedTuple):
 
     peak: Array
     steps: Array
-    warmup: Array
-    decay: Array
+    warmup_steps: Array
+    decay_steps: Array
     weight_decay: Array
     balance_loss: Array
+    z_loss: Array
+    bias_rate: Array
+    distill_weight: Array
+    temperature: Array
     micro_batches: Array  # per step
 
 
+class LossScale(NamedTuple):
+    """The factor that keeps float16 gradients above the smallest number, and its history. Not used by other formats."""
+
+    factor: Array
+    since: Array  # steps since it last changed
+    skipped: Array  # steps whose gradient overflowed, which changed nothing
+
+
 class TrainState(NamedTuple):
+    """Everything that a step reads and writes. `diverged_at` is the step whose loss or gradient was not finite, -1 while none was."""
+
     params: Params
-    moments: optax.OptState
+    router: nnx.State  # selection biases; empty for most models
+    moments: OptimizerState
+    scale: LossScale
     step: Array
+    diverged_at: Array
 
 
 class Data(NamedTuple):
-    """The training stream and the order in which its sequences are seen; sequence i starts at order[i] * context."""
+    """The training stream, the order in which its sequences are seen (sequence i starts at order[i] * context), and a teacher's weights."""
 
     stream: Array
     order: Array
+    teacher: tuple[Params, nnx.State] | None = None
 
 
-def new_model(model: ModelConfig, precision: str, seed: int | Array) -> Transformer:
-    """A fresh Transformer with its blocks unrolled: few layers run faster so, on a CPU by about half."""
-    return Transformer(model, precision, rngs=nnx.Rngs(params=jax.random.key(seed)), unroll=True)
+class Metrics(NamedTuple):
+    """What a step measured: mean loss (nats a token, without auxiliary terms), gradient norm, learning rate, and the routers, by layer."""
+
+    loss: Array
+    gradient_norm: Array
+    rate: Array
+    load_LE: Array
+    entropy_L: Array
+    dropped_L: Array
+
+
+def new_model(static: Static, seed: ArrayLike) -> Transformer:
+    return Transformer(
+        static.model, static.precision, rngs=nnx.Rngs(params=jax.random.key(seed)), remat=static.remat, kernels=static.kernels
+    )
+
+
+def _shape(static: Static) -> Transformer:
+    return jax.eval_shape(lambda: new_model(static, 0))
+
+
+def _graph(static: Static) -> nnx.GraphDef:
+    return nnx.graphdef(_shape(static))
+
+
+def initialise(static: Static, seed: ArrayLike) -> TrainState:
+    """The state before the first step, on the devices of the layout."""
+    if static.devices == 1:
+        return _initial(static, seed)
+    initial = partial(_initial, static)
+    return jax.jit(initial, out_shardings=shardings(jax.eval_shape(initial, seed), static.layout))(seed)
 
 
 @partial(jax.jit, static_argnums=0)
-def initialise(static: Static, seed: Array) -> TrainState:
-    """The state before the first step."""
-    params = nnx.state(new_model(static.model, static.precision, seed), nnx.Param)
-    return TrainState(params, _adam().init(params), jnp.zeros((), jnp.int32))
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.scale_by_adam(ADAM_B1, ADAM_B2, ADAM_EPS))
-
-
-def learning_rate(schedule: str, hyper: Hyper, step: Array) -> Array:
-    """The rate of a step: linear warm-up, then `wsd` (constant, linear to zero over the last `decay`) or `cosine` (to 10%)."""
-    progress = (step.astype(jnp.float32) + 1) / hyper.steps.astype(jnp.float32)
-    warm = jnp.minimum(1.0, progress / jnp.maximum(hyper.warmup, 1e-9))
-    if schedule == "wsd":
-        fall = jnp.minimum(1.0, (1 - progress) / jnp.maximum(hyper.decay, 1e-9))
-    else:
-        after = jnp.clip((progress - hyper.warmup) / jnp.maximum(1 - hyper.warmup, 1e-9), 0.0, 1.0)
-        fall = 0.55 + 0.45 * jnp.cos(jnp.pi * after)
-    return hyper.peak * warm * jnp.maximum(fall, 0.0)
-
-
-def apply_update(params: Params, direction: Params, rate: Array, weight_decay: Array, width: int) -> Params:
-    """AdamW with the parametrisation's multipliers: w - rate * lr_multiplier * (direction + decay * decay_multiplier * w)."""
-
-    def leaf(weight: nnx.Variable, update: nnx.Variable) -> nnx.Variable:
-        rule = leaf_rule(weight.get_metadata("kind"), weight.get_metadata("fan_in"), width)
-        value, delta = weight.get_value(), update.get_value()
-        return weight.replace(value - rate * rule.learning_rate * (delta + weight_decay * rule.decay * value))
-
-    return jax.tree.map(leaf, params, direction, is_leaf=lambda x: isinstance(x, nnx.Variable))
+def _initial(static: Static, seed: ArrayLike) -> TrainState:
+    _, params, router = nnx.split(new_model(static, seed), nnx.Param, ...)
+    zero = jnp.zeros((), jnp.int32)
+    scale = LossScale(jnp.float32(LARGEST_SCALE if static.loss_scaling else 1.0), zero, zero)
+    return TrainState(params, router, optimizer(static.optimizer, static.model).init(params), scale, zero, zero - 1)
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
@@ -107,61 +145,174 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
     return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
 
 
+def distillation_loss(logits_BTV: Array, teacher_BTV: Array, temperature: Array) -> Array:
+    """T^2 KL(teacher || student) of softmaxes at temperature T, mean over tokens (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+    student_BTV = jax.nn.log_softmax(logits_BTV / temperature, axis=-1)
+    wanted_BTV = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_BTV) / temperature, axis=-1)
+    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(wanted_BTV) * (wanted_BTV - student_BTV), axis=-1))
+
+
 def _sequences(stream: Array, index_B: Array, context: int) -> tuple[Array, Array]:
     """Inputs and targets, int32 BT, of the sequences that start at index * context."""
     window = jax.vmap(lambda i: jax.lax.dynamic_slice(stream, (i * context,), (context + 1,)))(index_B).astype(jnp.int32)
     return window[:, :-1], window[:, 1:]
 
 
-def _loss(params: Params, graph: nnx.GraphDef, inputs_BT: Array, targets_BT: Array, balance: Array) -> tuple[Array, tuple[Array, Array]]:
-    logits_BTV, stats = nnx.merge(graph, params).with_stats(inputs_BT)
-    loss = jnp.mean(cross_entropy(logits_BTV, targets_BT))
+def _teacher_logits(static: Static, data: Data, inputs_BT: Array) -> Array:
+    assert static.teacher is not None
+    assert data.teacher is not None
+    graph = _graph(Static(static.teacher, static.precision, static.micro_batch, static.schedule))
+    return nnx.merge(graph, *data.teacher)(inputs_BT)
+
+
+def _objective(params: Params, router: nnx.State, static: Static, data: Data, hyper: Hyper, factor: Array, index_B: Array):
+    """What is differentiated: the loss times the loss scale; with it the plain loss and what the routers did."""
+    inputs_BT, targets_BT = _sequences(data.stream, index_B, static.model.context)
+    logits_BTV, stats = nnx.merge(_graph(static), params, router).with_stats(inputs_BT)
+    loss = total = jnp.mean(cross_entropy(logits_BTV, targets_BT))
+    if static.teacher is not None:
+        teacher_BTV = _teacher_logits(static, data, inputs_BT)
+        distilled = distillation_loss(logits_BTV, teacher_BTV, hyper.temperature)
+        total = (1 - hyper.distill_weight) * loss + hyper.distill_weight * distilled
+    if stats is not None:
+        total = total + hyper.z_loss * jnp.mean(stats.z_loss)
+        if static.model.balance == "switch":
+            total = total + hyper.balance_loss * jnp.mean(stats.balance_loss)
+    return total * factor, (loss, _router_metrics(static.model, stats))
+
+
+def _router_metrics(model: ModelConfig, stats: RouterStats | None) -> tuple[Array, Array, Array]:
     if stats is None:
-        return loss, (loss, jnp.ones(()))
-    load_max = jnp.max(stats.load_E) * stats.load_E.shape[-1]
-    return loss + balance * jnp.mean(stats.balance_loss), (loss, load_max)
+        return jnp.zeros((model.layers, 0)), jnp.zeros((0,)), jnp.zeros((0,))
+    return stats.load_E, stats.entropy, stats.dropped
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_steps(static: Static, state: TrainState, data: Data, hyper: Hyper, count: Array) -> tuple[TrainState, Array]:
-    """`count` (at most STEPS_PER_CALL) optimiser steps; returns the state and metrics (STEPS_PER_CALL, 2): loss, expert load.
+def train_steps(static: Static, state: TrainState, data: Data, hyper: Hyper, count: Array) -> tuple[TrainState, Metrics]:
+    """`count` (at most STEPS_PER_CALL) optimiser steps; returns the state and metrics with a leading axis of STEPS_PER_CALL.
 
-    Rows of metrics beyond `count` are zero.
+    Rows of metrics beyond `count` are zero. Once a loss or a gradient is not finite the state stays as it was before that step.
     """
-    graph = nnx.graphdef(jax.eval_shape(lambda: new_model(static.model, static.precision, 0)))
-    gradient = jax.grad(_loss, has_aux=True)
-    adam, rows = _adam(), static.micro_batch
 
-    def micro_batch(j: Array, carry: tuple[Params, Array], params: Params, first: Array) -> tuple[Params, Array]:
-        total, metrics = carry
+    def step(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, history = carry
+        gradients, loss, routers = _mean_gradients(static, state, data, hyper)
+        state, measured = _moved(static, state, hyper, gradients, loss, routers)
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), history, measured)
+
+    L, E = static.model.layers, static.model.experts
+    per_layer = L if static.model.is_moe else 0
+    shapes = ((), (), (), (L, E), (per_layer,), (per_layer,))
+    history = Metrics(*(jnp.zeros((STEPS_PER_CALL, *shape)) for shape in shapes))
+    return jax.lax.fori_loop(0, count, step, (state, history))
+
+
+def _mean_gradients(static: Static, state: TrainState, data: Data, hyper: Hyper) -> tuple[Params, Array, tuple[Array, Array, Array]]:
+    """Gradient, loss and router metrics of one step: means over its micro-batches, on all devices."""
+    work, state = partial(_device_gradients, static), state._replace(moments={})
+    if static.devices > 1:
+        lies = partial(specs, layout=static.layout)
+        work = jax.shard_map(
+            work,
+            mesh=mesh(static.layout),
+            in_specs=(lies(state), lies(data), REPLICATED),
+            out_specs=(lies(state.params), REPLICATED, REPLICATED),
+            check_vma=False,
+        )
+    return work(state, data, hyper)
+
+
+def _device_gradients(static: Static, state: TrainState, data: Data, hyper: Hyper) -> tuple[Params, Array, tuple[Array, Array, Array]]:
+    """`_mean_gradients` on each device, which holds its part of the weights and takes its share of the micro-batches."""
+    rows, gradient = static.micro_batch, jax.grad(_objective, has_aux=True)
+    share = hyper.micro_batches // static.layout.batch_shares
+    first = state.step * hyper.micro_batches * rows
+    if static.devices > 1:
+        first = first + batch_share() * share * rows
+
+    def micro_batch(j: Array, total):
         seen = (first + j * rows + jnp.arange(rows)) % data.order.shape[0]
-        inputs_BT, targets_BT = _sequences(data.stream, data.order[seen], static.model.context)
-        part, aux = gradient(params, graph, inputs_BT, targets_BT, hyper.balance_loss)
-        return jax.tree.map(jnp.add, total, part), metrics + jnp.stack(aux)
+        part = gradient(state.params, state.router, static, data, hyper, state.scale.factor, data.order[seen])
+        return jax.tree.map(jnp.add, total, part)
 
-    def step(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, metrics = carry
-        first = state.step * hyper.micro_batches * rows
-        start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((2,)))
-        body = partial(micro_batch, params=state.params, first=first)
-        total, sums = jax.lax.fori_loop(0, hyper.micro_batches, body, start)
-        mean = jax.tree.map(lambda g: g / hyper.micro_batches, total)
-        direction, moments = adam.update(mean, state.moments)
-        rate = learning_rate(static.schedule, hyper, state.step)
-        params = apply_update(state.params, direction, rate, hyper.weight_decay, static.model.width)
-        return TrainState(params, moments, state.step + 1), metrics.at[i].set(sums / hyper.micro_batches)
+    total = jax.lax.fori_loop(0, share, micro_batch, _zeros(static, state))
+    if static.devices > 1:
+        total = total_gradient(total[0], specs(state.params, static.layout)), batch_total(total[1])
+    gradients, (loss, routers) = jax.tree.map(lambda x: x / hyper.micro_batches, total)
+    return gradients, loss, routers
 
-    return jax.lax.fori_loop(0, count, step, (state, jnp.zeros((STEPS_PER_CALL, 2))))
+
+def _zeros(static: Static, state: TrainState):
+    """What the sums over micro-batches start from."""
+    L, E = static.model.layers, static.model.experts
+    routed = L if static.model.is_moe else 0
+    return jax.tree.map(jnp.zeros_like, state.params), (jnp.zeros(()), (jnp.zeros((L, E)), jnp.zeros((routed,)), jnp.zeros((routed,))))
+
+
+def _moved(static: Static, state: TrainState, *measured: Any) -> tuple[TrainState, Metrics]:
+    """`_update` of arrays that are spread over devices: XLA sees to what its products and norms need from other devices."""
+    update = partial(_update, static)
+    if static.devices > 1:
+        update = auto_axes(update, out_sharding=(shardings(state, static.layout), NamedSharding(mesh(static.layout), REPLICATED)))
+    return update(state, *measured)
+
+
+def _update(
+    static: Static, state: TrainState, hyper: Hyper, gradients: Params, loss: Array, routers: tuple[Array, Array, Array]
+) -> tuple[TrainState, Metrics]:
+    """The state after a step, unless its loss or gradient is not finite."""
+    gradients = jax.tree.map(lambda g: g / state.scale.factor, gradients)
+    squares = [jnp.vdot(g, g) for g in jax.tree.leaves(gradients)]
+    norm = jnp.sqrt(sum(squares))
+    finite = jnp.isfinite(norm)
+    scale, lost = state.scale, ~finite | ~jnp.isfinite(loss)
+    if static.loss_scaling:  # an overflow is expected now and then, and only lowers the scale
+        scale = _next_scale(state.scale, finite)
+        lost = ~jnp.isfinite(loss) | (~finite & (state.scale.factor <= SMALLEST_SCALE))
+    diverged_at = jnp.where((state.diverged_at < 0) & lost, state.step, state.diverged_at)
+    alive = diverged_at < 0
+
+    rate = learning_rate(static.schedule, hyper, state.step)
+    params, moments = optimizer(static.optimizer, static.model).update(gradients, state.moments, state.params, rate, hyper.weight_decay)
+    router = jax.tree.map(lambda bias: updated_bias(bias, routers[0], hyper.bias_rate), state.router)
+    moved = alive & finite
+    after = TrainState(
+        *jax.tree.map(partial(jnp.where, moved), (params, router, moments), (state.params, state.router, state.moments)),
+        scale=scale,
+        step=state.step + alive.astype(jnp.int32),
+        diverged_at=diverged_at,
+    )
+    return after, Metrics(loss, norm, rate, *routers)
+
+
+def _next_scale(scale: LossScale, finite: Array) -> LossScale:
+    """Half after an overflow, twice after GROWTH_STEPS steps without one (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2)."""
+    grows = finite & (scale.since + 1 >= GROWTH_STEPS)
+    factor = jnp.where(finite, jnp.where(grows, scale.factor * 2, scale.factor), scale.factor / 2)
+    return LossScale(
+        jnp.clip(factor, SMALLEST_SCALE, LARGEST_SCALE),
+        jnp.where(grows | ~finite, 0, scale.since + 1),
+        scale.skipped + (~finite).astype(jnp.int32),
+    )
 
 
 @partial(jax.jit, static_argnums=0)
-def validation_losses(static: Static, params: Params, stream: Array, index_GB: Array) -> Array:
-    """Nats per token of every validation sequence in `index_GB`, averaged over its tokens; groups are run one after another."""
-    graph = nnx.graphdef(jax.eval_shape(lambda: new_model(static.model, static.precision, 0)))
-    model = nnx.merge(graph, params)
+def validation_losses(static: Static, params: Params, router: nnx.State, stream: Array, index_GB: Array) -> Array:
+    """Nats per token of every validation sequence in `index_GB`, averaged over its tokens; a device runs groups one after another."""
+    work = partial(_group_losses, static)
+    if static.devices > 1:
+        lies = specs(params, static.layout)
+        work = jax.shard_map(
+            work, mesh=mesh(static.layout), in_specs=(lies, REPLICATED, REPLICATED, REPLICATED), out_specs=REPLICATED, check_vma=False
+        )
+    return work(params, router, stream, index_GB)
+
+
+def _group_losses(static: Static, params: Params, router: nnx.State, stream: Array, index_GB: Array) -> Array:
+    model = nnx.merge(_graph(static), params, router)
 
     def group(index_B: Array) -> Array:
         inputs_BT, targets_BT = _sequences(stream, index_B, static.model.context)
         return jnp.mean(cross_entropy(model(inputs_BT), targets_BT), axis=-1)
 
-    return jax.lax.map(group, index_GB)
+    return spread_over_batch(partial(jax.lax.map, group), index_GB) if static.devices > 1 else jax.lax.map(group, index_GB)

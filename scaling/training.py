@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import importlib.metadata
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,80 +18,244 @@ import jaxlib
 import numpy as np
 
 import models
-from scaling import checkpoints, step
+from models import kernels
+from models.accounting import recompute_flops
+from models.config import ModelConfig
+from models.expert_rows import expert_rows
+from models.memory import Memory, available_memory, check_memory, peak_memory, predict_memory
+from models.precision import check_native, policy
+from models.sharding import Layout, check_layout, placed
+from models.transformer import check_kernels
+from scaling import checkpoints, evaluation, step
 from scaling.data.corpora import Corpus, load_corpus
-from scaling.engines import cores
+from scaling.devices import device_name, threads
+from scaling.errors import InputError
+from scaling.finished import Finished, load_model, save_model, static_of
 from scaling.run import NUMERICS_VERSION, RunConfig, RunRecord, run_id, unique_tokens
 
 CURVE_POINTS = 32  # of the training curve kept in the record
-BLOCK_BYTES = 8192  # two of a corpus' chunks, whose places in the stream are random
-EVALUATION_GROUP = 8  # validation sequences that go through the model at once
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
 def train(
-    config: RunConfig, *, checkpoint: str | Path | None = None, checkpoint_every: int = 2000, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 2000,
+    progress: Progress | None = None,
+    devices: int | None = None,
+    layout: Layout | None = None,
+    save: str | Path | None = None,
 ) -> RunRecord:
     """Trains `config` to its horizon and returns its record; a diverged run is a record too.
 
     With `checkpoint` (a folder) the state is saved there every `checkpoint_every` steps and a later call carries on from
-    the newest one, to the same bits as a run that was never interrupted.
+    the newest one, to the same bits as a run that was never interrupted. The micro-batches of a step are shared out over as many
+    of the `devices` (default: all that JAX has) as divide them; a `layout` (`models.sharding`) splits weights too. Of several processes
+    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in.
     """
-    corpus = load_corpus(config.corpus)
-    unique = unique_tokens(config, corpus)
-    run = run_id(config, corpus.id, threads())
-    static = step.Static(config.model, config.precision, config.micro_batch, config.schedule)
-    data = step.Data(jnp.asarray(corpus.train()), jnp.asarray(sequence_order(corpus, config.model.context, config.seed)))
-    hyper = _hyper(config)
-
+    job = prepare(config, devices, layout)
     started = time.perf_counter()
-    state = step.initialise(static, jnp.int32(config.seed))
-    state, curve = checkpoints.restore(checkpoint, run, state) if checkpoint else (state, [])
-    compiled = step.train_steps.lower(static, state, data, hyper, jnp.int32(1)).compile()
+    state = step.initialise(job.static, jnp.int32(config.seed))
+    history: list[list[float]] = []
+    if checkpoint:
+        state, history = checkpoints.restore(checkpoint, job.id, state)
+    compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - started
 
-    started, first, done = time.perf_counter(), len(curve), len(curve)
-    while done < config.steps:
-        stop = min(done + step.STEPS_PER_CALL, config.steps)
-        if checkpoint:
-            stop = min(stop, (done // checkpoint_every + 1) * checkpoint_every)
-        state, metrics = compiled(state, data, hyper, jnp.int32(stop - done))
-        curve.extend(np.asarray(metrics)[: stop - done].tolist())  # waits for the call, whose own loop is long
-        done = stop
-        if not math.isfinite(curve[-1][0]):
-            break
-        if checkpoint and done % checkpoint_every == 0:
-            checkpoints.save(checkpoint, run, state, curve)
-        if progress:
-            progress(done, config.steps)
-    train_seconds = time.perf_counter() - started
+    run = Run(job, compiled, state, history)
+    run.advance(config.steps, checkpoint=checkpoint, checkpoint_every=checkpoint_every, progress=progress)
+    record = run.record(compile_seconds=compile_seconds)
+    if save:
+        save_model(save, run.state, record)
+    return record
 
-    started = time.perf_counter()
-    losses, places = _validation(static, state.params, corpus, config) if done == config.steps else (np.array([np.nan]), np.zeros(1))
-    finite = bool(np.isfinite(losses).all())
-    rate = (done - first) * config.sequences * config.model.context / train_seconds
-    return RunRecord(
-        **_identity(config, corpus, unique),
-        loss=float(losses.mean()) if finite else None,
-        loss_se=standard_error(losses, places) if finite else None,
-        status="done" if finite else "diverged",
-        reason="" if finite else f"the loss was not finite at step {done}",
-        train_seconds=train_seconds,
-        compile_seconds=compile_seconds,
-        evaluation_seconds=time.perf_counter() - started,
-        tokens_per_second=rate,
-        flops_per_second=rate * models.training_flops(config.model).training,
-        train_loss=[
-            float(part.mean()) for part in np.array_split(np.array(curve)[:, 0], CURVE_POINTS) if part.size and np.isfinite(part).all()
-        ],
-        expert_load_max=float(curve[-1][1]) if config.model.is_moe and finite else None,
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run that has been checked and whose data are on the device."""
+
+    config: RunConfig
+    corpus: Corpus
+    static: step.Static
+    data: step.Data
+    hyper: step.Hyper
+    id: str
+    unique_tokens: int
+    memory: Memory
+    teacher: Finished | None
+
+
+def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None = None) -> Job:
+    """The job of `config`; InputError or ConfigError for one that cannot run here, before anything starts."""
+    corpus = load_corpus(config.corpus)
+    unique = unique_tokens(config, corpus)
+    device = jax.devices()[0]
+    if config.kernels:
+        check_kernels(config.model, policy(config.precision))
+    check_native(config.precision, device.platform, device.device_kind, emulate=config.emulate or device.platform == "cpu")
+    teacher = _teacher(config)
+    layout = layout or Layout(data=_shared_over(config, devices))
+    check_layout(config.model, layout)
+    if config.micro_batches % layout.batch_shares:
+        raise InputError(
+            f"layout {layout}: the {config.micro_batches} micro-batches of a step do not fall into {layout.batch_shares} equal shares"
+        )
+    here = math.gcd(layout.devices, jax.local_device_count())  # of this process, whose memory they share on a CPU
+    memory = predicted_memory(config, corpus, here, teacher.model if teacher else None)
+    check_memory(memory, available_memory())
+    static = static_of(config, layout, teacher.model if teacher else None)
+    data = step.Data(
+        jnp.asarray(corpus.train()),
+        jnp.asarray(sequence_order(corpus, config.model.context, config.seed)),
+        (teacher.params, teacher.router) if teacher else None,
+    )
+    data = placed(data, layout)
+    identity = run_id(config, corpus.id, threads(), str(layout), teacher.record["run_id"] if teacher else None)
+    return Job(config, corpus, static, data, hyper(config), identity, unique, memory, teacher)
+
+
+def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teacher: ModelConfig | None = None, members: int = 1) -> Memory:
+    """The peak of a process that trains `config`. Virtual CPU devices hold copies in one memory; accelerators have each their own."""
+    platform = jax.devices()[0].platform
+    return predict_memory(
+        config.model,
+        config.precision,
+        config.micro_batch,
+        optimizer=config.optimizer,
+        remat=config.remat,
+        kernels=config.kernels,
+        teacher=teacher,
+        copies=members * (devices if platform == "cpu" else 1),
+        corpus_bytes=corpus.manifest["train_bytes"] * (devices if platform == "cpu" else 1),
+        platform=platform,
     )
 
 
-def threads() -> int:
-    """CPU threads that XLA was started with: NPROC where it is set (as for the sweep's workers), else all of this process'."""
-    return int(os.environ.get("NPROC") or cores())
+def _shared_over(config: RunConfig, devices: int | None) -> int:
+    """On how many devices: the most, up to `devices`, that divide a step's micro-batches evenly."""
+    there = jax.device_count()
+    if devices is not None and not 1 <= devices <= there:
+        raise InputError(f"devices = {devices}: JAX has {there}; scaling.one_device_per_core() before its first use makes one of each core")
+    return max(part for part in range(1, (devices or there) + 1) if config.micro_batches % part == 0)
+
+
+def _teacher(config: RunConfig) -> Finished | None:
+    if config.teacher is None:
+        return None
+    teacher = load_model(config.teacher)
+    if teacher.model.vocab_size != config.model.vocab_size:
+        raise InputError(
+            f"teacher {config.teacher}: vocab_size = {teacher.model.vocab_size} differs from the student's {config.model.vocab_size}"
+        )
+    if teacher.model.context < config.model.context:
+        raise InputError(
+            f"teacher {config.teacher}: context = {teacher.model.context} is shorter than the student's {config.model.context}"
+        )
+    return teacher
+
+
+class Run:
+    """A run under way: its state on the device, and what its steps measured so far."""
+
+    def __init__(self, job: Job, compiled: Callable[..., Any], state: step.TrainState, history: list[list[float]] | None = None):
+        self.job, self.state = job, state
+        self._compiled = compiled
+        self.losses: list[list[float]] = history or []  # loss and gradient norm of each step
+        self.routers: list[step.Metrics] = []  # means over calls in the last tenth of the steps
+        self.seconds, self.timed_steps = 0.0, 0
+
+    @property
+    def done(self) -> int:
+        return len(self.losses)
+
+    @property
+    def diverged_at(self) -> int | None:
+        place = int(self.state.diverged_at)
+        return None if place < 0 else place
+
+    def advance(
+        self, stop: int, *, checkpoint: str | Path | None = None, checkpoint_every: int = 2000, progress: Progress | None = None
+    ) -> None:
+        """Trains up to step `stop`, or until the run diverges."""
+        config = self.job.config
+        started, first = time.perf_counter(), self.done
+        while self.done < stop:
+            until = min(self.done + step.STEPS_PER_CALL, stop)
+            if checkpoint:
+                until = min(until, (self.done // checkpoint_every + 1) * checkpoint_every)
+            count = until - self.done
+            self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(count))
+            self._remember(metrics, count)  # waits for the call, whose own loop is long
+            if self.diverged_at is not None:
+                break
+            if checkpoint and self.done % checkpoint_every == 0:
+                checkpoints.save(checkpoint, self.job.id, self.state, self.losses)
+            if progress:
+                progress(self.done, config.steps)
+        self.seconds += time.perf_counter() - started
+        self.timed_steps += self.done - first
+
+    def _remember(self, metrics: step.Metrics, count: int) -> None:
+        self.losses.extend(np.stack([metrics.loss[:count], metrics.gradient_norm[:count]], axis=1).tolist())
+        if self.job.config.model.is_moe and self.done > 0.9 * self.job.config.steps:
+            self.routers.append(jax.tree.map(lambda rows: np.asarray(rows)[:count].mean(axis=0), metrics))
+
+    def record(self, *, compile_seconds: float, flops_shared: float | None = None) -> RunRecord:
+        """The record of the run as it stands: evaluated if it reached its horizon."""
+        job, config = self.job, self.job.config
+        started = time.perf_counter()
+        diverged = self.diverged_at
+        loss, error = float("nan"), float("nan")
+        if diverged is None:
+            loss, error = evaluation.validation(job.static, self.state.params, self.state.router, job.corpus, config.validation_tokens)
+        finite = diverged is None and math.isfinite(loss)
+        reason = "" if finite else f"the loss or its gradient was not finite at step {config.steps if diverged is None else diverged}"
+        rate = self.timed_steps * config.sequences * config.model.context / self.seconds if self.seconds else 0.0
+        routers = self._router_summary() if finite else None
+        curve = [float(part.mean()) for part in np.array_split(np.array(self.losses)[:, 0], CURVE_POINTS) if part.size]
+        return RunRecord(
+            **identity(job),
+            loss=loss if finite else None,
+            loss_se=error if finite else None,
+            status="done" if finite else "diverged",
+            reason=reason,
+            train_seconds=self.seconds,
+            compile_seconds=compile_seconds,
+            evaluation_seconds=time.perf_counter() - started,
+            tokens_per_second=rate,
+            flops_per_second=rate * models.training_flops(config.model).training,
+            train_loss=[value for value in curve if math.isfinite(value)],
+            expert_load_max=max(max(layer["load"]) for layer in routers) * config.model.experts if routers else None,
+            flops_realised=realised_flops(config, routers),
+            flops_shared=flops_shared,
+            diverged_at=diverged,
+            skipped_steps=int(self.state.scale.skipped),
+            routers=routers,
+            memory_peak=peak_memory(),
+        )
+
+    def _router_summary(self) -> list[dict[str, Any]] | None:
+        if not self.routers:
+            return None
+        mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *self.routers)
+        return [
+            {"load": load.tolist(), "entropy": float(entropy), "dropped": float(dropped)}
+            for load, entropy, dropped in zip(mean.load_LE, mean.entropy_L, mean.dropped_L, strict=True)
+        ]
+
+
+def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:
+    """Training FLOP with what the exact count leaves out: padding (or drops) of experts' rows at the measured load, recomputed blocks."""
+    rows = config.micro_batch * config.model.context
+    per_token = None
+    if config.model.is_moe:
+        loads = [layer["load"] for layer in routers] if routers else [None] * config.model.layers
+        per_token = float(np.mean([expert_rows(config.model, rows, load) for load in loads])) / rows
+    count = models.training_flops(config.model, expert_rows_per_token=per_token)
+    again = recompute_flops(config.model, config.remat, expert_rows_per_token=per_token)
+    return (count.training + again) * config.tokens_trained
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
@@ -104,55 +267,32 @@ def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, context])).permutation(count).astype(np.int32)
 
 
-def processor() -> str:
-    """The CPU's name where the system tells it (Linux), else its architecture."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"cpu: {line.partition(':')[2].strip()}"
-    return f"cpu: {platform.processor() or platform.machine()}"
-
-
-def _hyper(config: RunConfig) -> step.Hyper:
+def hyper(config: RunConfig) -> step.Hyper:
+    """The traced numbers of a run."""
+    real, whole = jnp.float32, jnp.int32
     return step.Hyper(
-        peak=jnp.float32(config.peak),
-        steps=jnp.int32(config.steps),
-        warmup=jnp.float32(config.warmup),
-        decay=jnp.float32(config.decay),
-        weight_decay=jnp.float32(config.weight_decay),
-        balance_loss=jnp.float32(config.balance_loss),
-        micro_batches=jnp.int32(config.sequences // config.micro_batch),
+        peak=real(config.peak),
+        steps=whole(config.steps),
+        warmup_steps=whole(config.warmup_steps),
+        decay_steps=whole(config.decay_steps),
+        weight_decay=real(config.weight_decay),
+        balance_loss=real(config.balance_loss),
+        z_loss=real(config.z_loss),
+        bias_rate=real(config.bias_rate),
+        distill_weight=real(config.distill_weight),
+        temperature=real(config.temperature),
+        micro_batches=whole(config.micro_batches),
     )
 
 
-def standard_error(losses: np.ndarray, places: np.ndarray) -> float:
-    """Of the mean of `losses`, clustered: sequences within BLOCK_BYTES of the stream come from one text and err together."""
-    excess = losses - losses.mean()
-    _, block = np.unique(places // BLOCK_BYTES, return_inverse=True)
-    sums = np.bincount(block, weights=excess)
-    return float(np.sqrt(np.sum(sums**2) * sums.size / max(1, sums.size - 1)) / losses.size)
-
-
-def _validation(static: step.Static, params: step.Params, corpus: Corpus, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Loss of each validation sequence and its place in the stream: evenly spread, the same ones for every run of a context."""
-    stream = corpus.validation()
-    context = config.model.context
-    available = (stream.size - 1) // context
-    wanted = min(available, max(1, config.validation_tokens // context))
-    groups = max(1, wanted // EVALUATION_GROUP)
-    size = min(wanted, EVALUATION_GROUP)
-    index = np.linspace(0, available - 1, groups * size).astype(np.int32).reshape(groups, size)
-    losses = step.validation_losses(static, params, jnp.asarray(stream), jnp.asarray(index))
-    return np.asarray(losses, np.float64).reshape(-1), index.reshape(-1) * context
-
-
-def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
+def identity(job: Job) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
-    params, flops = models.count_params(config.model), models.training_flops(config.model)
-    device = jax.devices()[0]
+    config, device = job.config, jax.devices()[0]
+    params, flops, format_ = models.count_params(config.model), models.training_flops(config.model), policy(config.precision)
+    teacher = job.teacher
     return {
-        "run_id": run_id(config, corpus.id, threads()),
-        "corpus": corpus.id,
+        "run_id": job.id,
+        "corpus": job.corpus.id,
         "arm": config.arm,
         "precision": config.precision,
         "seed": config.seed,
@@ -160,7 +300,7 @@ def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
         "active_params": params.active,
         "non_embedding_params": params.non_embedding,
         "tokens": config.tokens_trained,
-        "unique_tokens": unique,
+        "unique_tokens": job.unique_tokens,
         "flops": flops.training * config.tokens_trained,
         "flops_causal": flops.training_causal * config.tokens_trained,
         "width": config.model.width,
@@ -169,8 +309,19 @@ def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
         "batch": config.sequences,
         "steps": config.steps,
         "learning_rate": config.peak,
+        "optimizer": config.optimizer,
         "threads": threads(),
-        "device": processor() if device.platform == "cpu" else device.device_kind,
+        "devices": job.static.devices,
+        "layout": str(job.static.layout),
+        "device": device_name(),
+        "emulated": list(format_.emulated(device.platform, device.device_kind)),
+        "bits": {"weights": format_.bits_weights, "activations": format_.bits_activations, "cache": format_.bits_cache},
+        "memory_predicted": job.memory.total,
+        "teacher": teacher.record["run_id"] if teacher else None,
+        "teacher_training_flops": teacher.record["flops"] if teacher else None,
+        "teacher_forward_flops": models.training_flops(teacher.model, config.model.context).forward * config.tokens_trained
+        if teacher
+        else None,
         "versions": {
             "isoloss": importlib.metadata.version("isoloss"),
             "numerics": str(NUMERICS_VERSION),
@@ -178,6 +329,7 @@ def _identity(config: RunConfig, corpus: Corpus, unique: int) -> dict[str, Any]:
             "jax": jax.__version__,
             "jaxlib": jaxlib.__version__,
             "flax": flax.__version__,
-        },
+        }
+        | ({"kernels": kernels.version()} if config.kernels else {}),
         "config": config.as_dict(),
     }

@@ -15,9 +15,12 @@ from flax import nnx
 import models
 from scaling import recipe, step
 from scaling.data.corpora import load_corpus
+from scaling.devices import threads
 from scaling.errors import InputError
+from scaling.evaluation import standard_error
 from scaling.run import RunConfig, run_id
-from scaling.training import sequence_order, standard_error, threads, train
+from scaling.schedules import learning_rate
+from scaling.training import hyper, sequence_order, train
 
 SHAPE = models.ladder(16, context=32)
 
@@ -143,9 +146,9 @@ def test_identity_depends_on_everything_but_the_label(text_folder):
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
-def test_schedule_warms_up_holds_or_falls_and_ends_low(schedule):
-    hyper = step.Hyper(jnp.float32(0.01), jnp.int32(1000), jnp.float32(0.1), jnp.float32(0.3), *map(jnp.float32, (0, 0)), jnp.int32(1))
-    rates = np.array([step.learning_rate(schedule, hyper, jnp.int32(i)) for i in (0, 49, 99, 400, 699, 850, 999)])
+def test_schedule_warms_up_holds_or_falls_and_ends_low(schedule, text_folder):
+    run = hyper(config(text_folder, learning_rate=0.01, tokens=32 * 2 * 1000))
+    rates = np.array([learning_rate(schedule, run, jnp.int32(i)) for i in (0, 49, 99, 400, 699, 850, 999)])
     assert rates[0] == pytest.approx(1e-4, rel=1e-3)
     assert rates[1] == pytest.approx(5e-3, rel=1e-3)
     assert rates[2] == pytest.approx(1e-2, rel=1e-3)
@@ -164,36 +167,25 @@ def test_thread_count_is_that_of_the_workers(monkeypatch):
     assert threads() == 1
 
 
-def test_decay_shrinks_weights_and_leaves_gains():
-    static = step.Static(SHAPE, "fp32", 1, "wsd")
-    params = step.initialise(static, jnp.int32(0)).params
-    still = jax.tree.map(jnp.zeros_like, params)
-    after = step.apply_update(params, still, jnp.float32(0.1), jnp.float32(0.5), SHAPE.width)
-    shrunk = 1 - 0.1 * 0.5  # rate * multiplier times decay * multiplier: free of width
-    np.testing.assert_allclose(after["embedding_VD"].get_value(), shrunk * params["embedding_VD"].get_value(), rtol=1e-6)
-    before_W, after_W = (tree["blocks_L"]["ffn"]["down_FD"].get_value() for tree in (params, after))
-    np.testing.assert_allclose(after_W, shrunk * before_W, rtol=1e-5)
-    np.testing.assert_array_equal(after["final_norm"]["gain"].get_value(), params["final_norm"]["gain"].get_value())
-
-
 @pytest.mark.slow
 def test_training_pushes_the_router_towards_balance():
     """A small step down the training loss, its balance term made large, lowers the balance loss of every layer."""
     shape = models.ladder(32, context=32, experts=4, experts_per_token=1)
-    graph, params = nnx.split(step.new_model(shape, "fp32", 0), nnx.Param)
-    tokens_BT = jax.random.randint(jax.random.key(0), (8, 33), 0, 256)
-    inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+    static = step.Static(shape, "fp32", 8, "wsd")
+    state = step.initialise(static, jnp.int32(0))
+    data = step.Data(jax.random.randint(jax.random.key(0), (8 * 32 + 1,), 0, 256).astype(jnp.uint8), jnp.arange(8, dtype=jnp.int32))
+    run = hyper(RunConfig(shape, 10**6, balance_loss=1e3))
+    graph = nnx.graphdef(step.new_model(static, 0))
 
     def balance(params) -> float:
-        _, stats = nnx.merge(graph, params).with_stats(inputs_BT)
-        assert stats is not None
+        _, stats = nnx.merge(graph, params, state.router).with_stats(data.stream[:-1].astype(jnp.int32).reshape(8, 32))
         return float(jnp.mean(stats.balance_loss))
 
-    gradient, _ = jax.grad(step._loss, has_aux=True)(params, graph, inputs_BT, targets_BT, jnp.float32(1e3))
+    gradient, _ = jax.grad(step._objective, has_aux=True)(state.params, state.router, static, data, run, jnp.float32(1), data.order)
     size = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    moved = jax.tree.map(lambda weight, slope: weight - 0.1 * slope / size, params, gradient)
-    assert balance(params) > 1.0
-    assert balance(moved) < balance(params)
+    moved = jax.tree.map(lambda weight, slope: weight - 0.1 * slope / size, state.params, gradient)
+    assert balance(state.params) > 1.0
+    assert balance(moved) < balance(state.params)
 
 
 def test_batch_grows_with_the_horizon_and_leaves_enough_steps():
@@ -231,8 +223,7 @@ def test_one_compilation_serves_all_learning_rates_and_batches(text_folder):
     static = step.Static(SHAPE, "fp32", 2, "wsd")
     corpus = load_corpus(str(text_folder))
     data = step.Data(jnp.asarray(corpus.train()), jnp.asarray(sequence_order(corpus, 32, 0)))
-    for rate, micro_batches in ((1e-3, 1), (1e-2, 3)):
-        numbers = map(jnp.float32, (0.1, 0.3, 0.1, 0.01))
-        hyper = step.Hyper(jnp.float32(rate), jnp.int32(300), *numbers, jnp.int32(micro_batches))
-        compiled(static, step.initialise(static, jnp.int32(0)), data, hyper, jnp.int32(2))
+    for rate, batch in ((1e-3, 2), (1e-2, 6)):
+        run = hyper(config(text_folder, learning_rate=rate, batch=batch, tokens=10**6))
+        compiled(static, step.initialise(static, jnp.int32(0)), data, run, jnp.int32(2))
     assert compiled._cache_size() == before + 1

@@ -1,0 +1,110 @@
+"""The model that a finished run leaves: its weights through Orbax, its configuration and record beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+
+from models.config import ConfigError, ModelConfig
+from models.precision import policy, quantised_params
+from models.sharding import Layout
+from scaling import evaluation, step
+from scaling.data.corpora import load_corpus
+from scaling.errors import InputError
+from scaling.run import RunConfig, RunRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A trained model: `params` and `router` are what `scaling.step` trains, `record` what the run left."""
+
+    config: RunConfig
+    params: step.Params
+    router: nnx.State
+    record: dict[str, Any]
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.config.model
+
+
+def save_model(folder: str | Path, state: step.TrainState, record: RunRecord) -> None:
+    """Writes the model to `folder`, in place of one that is there."""
+    metadata: Any = {"record": record.as_dict()}
+    ocp.save(str(Path(folder).resolve()), jax.tree.leaves((state.params, state.router)), custom_metadata=metadata, overwrite=True)
+
+
+def load_model(folder: str | Path) -> Finished:
+    """The model of a finished run; InputError where `folder` holds none, or that of a run that diverged."""
+    record = _record(folder)
+    if record["status"] != "done":
+        raise InputError(f"model {folder}: run {record['run_id']} {record['status']} ({record['reason']}); it left no trained model")
+    try:
+        config = RunConfig.from_dict(record["config"])
+    except TypeError as error:  # a field that this version does not have, or does not have yet
+        raise InputError(f"model {folder}: made by another version of isoloss, {record['versions']['isoloss']} ({error})") from error
+    plain = static_of(dataclasses.replace(config, kernels=False))  # weights are the same with kernels, which may not be had here
+    start = jax.eval_shape(lambda: step.initialise(plain, jnp.int32(0)))
+    leaves, tree = jax.tree.flatten((start.params, start.router))
+    # The machine that saved them may have had other devices. Read to one of ours, they would be bound to it alone: hence the copy.
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    found = ocp.load(str(Path(folder).resolve()), [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for leaf in leaves])
+    return Finished(config, *jax.tree.unflatten(tree, [jnp.asarray(np.asarray(leaf)) for leaf in found]), record)
+
+
+def _record(folder: str | Path) -> dict[str, Any]:
+    """What the run that left its model in `folder` recorded."""
+    try:
+        metadata: Any = ocp.metadata(str(Path(folder).resolve())).custom_metadata or {}
+        return metadata["record"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"model {folder}: not the folder of a finished run (train with save = FOLDER to make one)") from error
+
+
+def static_of(config: RunConfig, layout: Layout | int = 1, teacher: ModelConfig | None = None) -> step.Static:
+    """What the compilation of a run depends on."""
+    if isinstance(layout, int):  # so many devices that share the micro-batches
+        layout = Layout(data=layout)
+    return step.Static(
+        model=config.model,
+        precision=config.precision,
+        micro_batch=config.micro_batch,
+        schedule=config.schedule,
+        optimizer=config.optimizer,
+        remat=config.remat,
+        layout=layout,
+        teacher=teacher,
+        kernels=config.kernels,
+    )
+
+
+def evaluate(
+    folder: str | Path, precision: str | None = None, *, weights_only: bool = False, tokens: int | None = None
+) -> dict[str, float]:
+    """{loss, loss_se} of a finished run's model on its corpus, in its own number format or after post-training quantisation to another.
+
+    Nats per token over about `tokens` validation tokens (default: as many as the run's own, and then the same). With `weights_only`
+    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format.
+    """
+    finished = load_model(folder)
+    config, params = finished.config, finished.params
+    if precision is not None:
+        try:
+            format_ = policy(precision)
+        except ConfigError as error:
+            raise InputError(str(error)) from error
+        if weights_only:
+            params = quantised_params(params, format_)
+        else:
+            config = dataclasses.replace(config, precision=precision, kernels=False)  # they do not know every format
+    corpus = load_corpus(finished.record["corpus"])  # by its hash: the files it was built from may have changed
+    loss, error = evaluation.validation(static_of(config), params, finished.router, corpus, tokens or config.validation_tokens)
+    return {"loss": loss, "loss_se": error}
