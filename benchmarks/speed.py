@@ -1,4 +1,4 @@
-"""Timings: `python benchmarks/speed.py [fit] [train] [workers]`. Compilation apart; medians; ratios within one run.
+"""Timings: `python benchmarks/speed.py [fit] [train] [moe] [workers]`. Compilation apart; medians; ratios within one run.
 
 The machines that run this are noisy: compare numbers of one run, not of two.
 """
@@ -13,12 +13,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import training_speed
 
-REPEATS = 5
+REPEATS = training_speed.REPEATS
 
 
 def machine() -> str:
@@ -26,19 +26,9 @@ def machine() -> str:
     import jax
     import jaxlib
 
-    from scaling.training import processor
+    from scaling.devices import processor
 
     return f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
-
-
-def timed(work: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
-    """Median and best seconds of `work`."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds)), min(seconds)
 
 
 def planted() -> pd.DataFrame:
@@ -68,8 +58,8 @@ def _fit_on_one_core() -> None:
     started = time.perf_counter()
     curve = fit_law("chinchilla", runs, bootstrap=4000)
     cold = time.perf_counter() - started
-    alone, _ = timed(lambda: fits.fit("chinchilla", runs))
-    warm, best = timed(lambda: fits.fit("chinchilla", runs, bootstrap=4000))
+    alone, _ = training_speed.timed(lambda: fits.fit("chinchilla", runs))
+    warm, best = training_speed.timed(lambda: fits.fit("chinchilla", runs, bootstrap=4000))
     assert curve.certificate is not None
     print(
         f"  {curve.certificate['starts_at_optimum']} of {curve.certificate['starts_total']} starts at the optimum; {curve.about['bootstrap_converged']} of 4,000 resamples converged"
@@ -146,54 +136,10 @@ def _recipe(runs: pd.DataFrame, optimum: float) -> float:
     return total
 
 
-def train() -> None:
-    """Training speed of single runs in this process: tokens/s and FLOP/s by the exact count, compilation and Python's share."""
-    import jax
-    import jax.numpy as jnp
-
-    import models
-    from scaling import step
-    from scaling.data.corpora import load_corpus
-    from scaling.training import sequence_order
-
-    corpus = load_corpus("python-source")
-    print(f"train step, context 64, micro-batches of 2 sequences, 8 sequences a step, {os.environ.get('NPROC', 'all')} threads")
-    print(f"  {'shape':28} {'compile s':>9} {'tokens/s':>10} {'GFLOP/s':>8} {'ms/step':>8} {'between ms':>10}")
-    moe = {"experts": 8, "experts_per_token": 2}
-    for label, width, more, precision in [(f"dense width {w}", w, {}, "fp32") for w in (16, 32, 64, 96, 128)] + [
-        ("dense width 64 bf16", 64, {}, "bf16"),
-        ("MoE 8, top 2, width 64", 64, moe, "fp32"),
-    ]:
-        shape = models.ladder(width, context=64, **more)
-        static = step.Static(shape, precision, 2, "wsd")
-        data = step.Data(jnp.asarray(corpus.train()), jnp.asarray(sequence_order(corpus, 64, 0)))
-        numbers = (jnp.float32(x) for x in (0.1, 0.3, 0.1, 0.01))
-        hyper = step.Hyper(jnp.float32(5e-3), jnp.int32(10_000), *numbers, jnp.int32(4))
-        state = step.initialise(static, jnp.int32(0))
-        count = step.STEPS_PER_CALL
-        started = time.perf_counter()
-        compiled = step.train_steps.lower(static, state, data, hyper, jnp.int32(1)).compile()
-        compile_seconds = time.perf_counter() - started
-        inside = []
-        state, _ = compiled(state, data, hyper, jnp.int32(count))
-        started = time.perf_counter()
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            state, metrics = compiled(state, data, hyper, jnp.int32(count))
-            jax.block_until_ready(metrics)
-            inside.append(time.perf_counter() - began)
-        outside = (time.perf_counter() - started - sum(inside)) / REPEATS / count
-        seconds = float(np.median(inside)) / count
-        tokens = 8 * 64
-        rate = tokens / seconds
-        flops = models.training_flops(shape).training * rate
-        print(f"  {label:28} {compile_seconds:9.1f} {rate:10.0f} {flops / 1e9:8.1f} {seconds * 1e3:8.2f} {outside * 1e3:10.4f}")
-
-
 def workers() -> None:
     """One process of all threads against one single-threaded process a core, on the same shape at the same time."""
     print("one process with all threads, then one single-threaded process a core (sum of their rates)")
-    from scaling.engines import cores
+    from scaling.devices import cores
 
     for width in (16, 32, 64, 96):
         alone = _rates(width, 1, {})
@@ -220,10 +166,13 @@ def _rate(width: int) -> None:
     print(train_run(RunConfig(shape, tokens, validation_tokens=1024)).tokens_per_second)
 
 
+PARTS = ("fit", "train", "moe", "workers")
+
+
 def main() -> None:
-    parts = {"fit": fit, "train": train, "workers": workers}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
+    parser.add_argument("--torch", metavar="PYTHON", help="train: an interpreter that has PyTorch, to be timed beside")
     parser.add_argument("--fit-on-one-core", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rate-of-width", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -231,6 +180,7 @@ def main() -> None:
         return _fit_on_one_core()
     if arguments.rate_of_width:
         return _rate(arguments.rate_of_width)
+    parts = {"fit": fit, "train": lambda: training_speed.train(arguments.torch), "moe": training_speed.moe, "workers": workers}
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         sys.exit(f"speed.py: no part {unknown[0]!r}; there are {', '.join(parts)}")
