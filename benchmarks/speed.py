@@ -1,4 +1,4 @@
-"""Timings: `python benchmarks/speed.py [fit] [train] [moe] [workers]`. Compilation apart; medians; ratios within one run.
+"""Timings: `python benchmarks/speed.py [fit] [train] [profile] [moe] [workers]`. Compilation apart; medians; ratios within one run.
 
 The machines that run this are noisy: compare numbers of one run, not of two.
 """
@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import step_profile
 import training_speed
 
 REPEATS = training_speed.REPEATS
@@ -166,7 +167,7 @@ def _rate(width: int) -> None:
     print(train_run(RunConfig(shape, tokens, validation_tokens=1024)).tokens_per_second)
 
 
-PARTS = ("fit", "train", "moe", "workers")
+PARTS = ("fit", "train", "profile", "moe", "workers")
 
 
 def main() -> None:
@@ -180,7 +181,8 @@ def main() -> None:
         return _fit_on_one_core()
     if arguments.rate_of_width:
         return _rate(arguments.rate_of_width)
-    parts = {"fit": fit, "train": lambda: training_speed.train(arguments.torch), "moe": training_speed.moe, "workers": workers}
+    parts = {"fit": fit, "train": lambda: training_speed.train(arguments.torch), "profile": step_profile.profile}
+    parts |= {"moe": training_speed.moe, "workers": workers}
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         sys.exit(f"speed.py: no part {unknown[0]!r}; there are {', '.join(parts)}")

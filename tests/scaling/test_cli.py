@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,20 +12,33 @@ from pathlib import Path
 
 import pytest
 
+from scaling.cli import main
 from tests.fits.planted import TRUTH, planted
 
 ISOLOSS = Path(sys.executable).with_name("isoloss")
 
 
 def isoloss(*arguments, cwd=None):
+    """The command as a process of its own."""
     return subprocess.run([ISOLOSS, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=os.environ, timeout=300)
 
 
-def answer(*arguments, cwd=None):
+def called(*arguments, cwd=None):
+    """The same in this process, which has imported its libraries already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["isoloss", *map(str, arguments)])
+        patch.chdir(cwd or Path.cwd())
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
+
+
+def answer(*arguments, cwd=None, run=called):
     def refuse(word):
         raise AssertionError(f"{word} is not strict JSON")
 
-    run = isoloss(*arguments, "--json", cwd=cwd)
+    run = run(*arguments, "--json", cwd=cwd)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout, parse_constant=refuse)
 
@@ -80,7 +95,7 @@ def test_penalty_is_strict_json_even_where_it_is_infinite():
     wall = answer("penalty", "besiroglu2024", "--flops", 1e24, "--data", 8, "--fixed", "tokens")
     assert (wall["value"], wall["feasible"]) == (None, False)
     assert wall["reason"]
-    human = isoloss("penalty", "besiroglu2024", "--flops", 1e27, "--structure", 2)
+    human = called("penalty", "besiroglu2024", "--flops", 1e27, "--structure", 2)
     assert "decades of compute beyond" in human.stderr
 
 
@@ -121,7 +136,7 @@ def test_penalty_is_strict_json_even_where_it_is_infinite():
 )
 def test_bad_input_is_one_line_and_exit_2(table, tmp_path, arguments, says):
     before = sorted(tmp_path.rglob("*"))
-    run = isoloss(*arguments, cwd=tmp_path)
+    run = called(*arguments, cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert len(run.stderr.strip().splitlines()) == 1, run.stderr
     assert says in run.stderr
@@ -144,7 +159,7 @@ def test_works_in_a_folder_that_has_a_models_of_its_own(text_folder, tmp_path):
     (tmp_path / "plan.toml").write_text(
         f'corpus = "{text_folder}"\n[ladder]\nwidths = [16]\ncontext = 32\n[budgets]\nflops = [1.5e9]\n[train]\nvalidation_tokens = 1024\n'
     )
-    runs = answer("sweep", "plan.toml", "--store", "runs.sqlite", cwd=tmp_path)["runs"]
+    runs = answer("sweep", "plan.toml", "--store", "runs.sqlite", cwd=tmp_path, run=isoloss)["runs"]
     assert [run["status"] for run in runs] == ["done"]
-    assert answer("runs", "runs.sqlite", cwd=tmp_path)["runs"][0]["loss"] == runs[0]["loss"]
+    assert answer("runs", "runs.sqlite", cwd=tmp_path, run=isoloss)["runs"][0]["loss"] == runs[0]["loss"]
     assert answer("runs", "runs.sqlite", "--where", "loss > 99", cwd=tmp_path)["runs"] == []
