@@ -31,6 +31,7 @@ def called(*arguments, cwd=None):
         patch.chdir(cwd or Path.cwd())
         with pytest.raises(SystemExit) as ended:
             main()
+    assert isinstance(ended.value.code, int)
     return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
 
 
