@@ -90,7 +90,7 @@ def _profile_shape(name: str, precision: str, way: str) -> None:
         with jax.profiler.trace(folder, profiler_options=options):
             state, metrics = compiled(state, data, hyper(config), jnp.int32(count))
             jax.block_until_ready(metrics)
-        seconds = _seconds_by_part(_events(folder), compiled.as_text())
+        seconds = _seconds_by_part(_events(folder), compiled.as_text() or "")
     total = sum(seconds.values())
     tokens = count * batch * context
     training = {group: 3 * forward * tokens / 1e9 for group, forward in counted.groups.items()}  # the backward pass is two forward ones
