@@ -165,7 +165,7 @@ def _measure(as_json: bool) -> None:
         return output.emit(about(found.chip) | {"shapes": found.shapes, "traffic_gbps": found.traffic_gbps, "seconds": found.seconds})
     rows = [
         {
-            "figure": f"{name} product, TFLOP/s",
+            "figure": f"{name} product, T{'OP' if name == 'int8' else 'FLOP'}/s",
             "value": _number(getattr(found.chip, "bf16" if name == "fp16" else name)),
             "at": "x".join(map(str, shape)),
         }

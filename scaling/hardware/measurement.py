@@ -6,6 +6,7 @@ The rates are what products reach, not what a data sheet promises, so a utilisat
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -27,7 +28,7 @@ NAME = "this-machine"
 SIZES = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 STRETCHES = ((1, 4, 1), (4, 1, 1), (1, 1, 4))  # of rows, inner dimension and columns, tried at the best size
 REPEATS = 3
-LEAST_SECONDS = 0.2  # of repeats, so that a busy machine shows its best
+SHARE = 15  # a shape is repeated for a fifteenth of a format's time at least, so that a busy machine shows its best
 TRAFFIC_BYTES = 2**29  # of an array whose traffic is timed: beyond the caches
 OPERANDS = {"fp32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16, "fp8": jnp.float8_e4m3fn, "int8": jnp.int8}
 
@@ -58,13 +59,18 @@ def measure(
     device = jax.devices()[0]
     memory = _memory_bytes(device)
     units = native_units(device.platform, device.device_kind)
-    rates, shapes = {}, {}
-    for name in [*(("fp32",) if "fp32" in units else ()), *(name for name in ("tf32", "bf16", "fp16", "fp8", "int8") if name in units)]:
-        if name == "fp16" and "bf16" in units:
+    rates: dict[str, float] = {}
+    shapes: dict[str, Shape] = {}
+    for name in OPERANDS:
+        if name not in units or (name == "fp16" and "bf16" in units):
             continue
-        rates[name], shapes[name] = _best_product(name, seconds, sizes, memory)
-        say(f"{name}: {rates[name] / 1e12:.4g} TFLOP/s at {' x '.join(map(str, shapes[name]))}")
-    traffic = _traffic(traffic_bytes or min(TRAFFIC_BYTES, int(memory / 16)))
+        try:
+            rates[name], shapes[name] = _best_product(name, seconds, sizes, memory)
+        except jax.errors.JaxRuntimeError as error:  # a format that the compiler has no product for is left out, and said
+            say(f"{name}: not measured: {str(error).splitlines()[0][:200]}")
+            continue
+        say(f"{name}: {rates[name] / 1e12:.4g} T{'OP' if name == 'int8' else 'FLOP'}/s at {' x '.join(map(str, shapes[name]))}")
+    traffic = _traffic(traffic_bytes or min(TRAFFIC_BYTES, int(memory / 16)), seconds / 3)
     say("memory: " + ", ".join(f"{kind} {rate:.4g} GB/s" for kind, rate in traffic.items()))
     chip = _as_chip(device, rates, max(traffic.values()), memory)
     return Measurement(chip, shapes, traffic, time.perf_counter() - started)
@@ -77,37 +83,37 @@ def save(found: Measurement) -> None:
 
 def _best_product(name: str, seconds: float, sizes: tuple[int, ...], memory: float) -> tuple[float, Shape]:
     """FLOP/s of the best product in a format, and its shape: sizes up while time lasts, then the best one stretched."""
-    best, at, spent, previous = 0.0, (0, 0, 0), 0.0, 0.0
+    best, at, spent, previous, least = 0.0, (0, 0, 0), 0.0, 0.0, seconds / SHARE
     for size in sizes:
-        if (spent + 8 * previous * REPEATS > seconds and best) or 8 * size**2 * 4 > memory:
+        if (best and spent + 8 * previous * REPEATS > seconds) or 3 * size**2 * 4 > memory / 4:
             break
-        shape = (size, size, size)
-        previous = _product_seconds(name, shape)
-        spent += max(previous * REPEATS, LEAST_SECONDS)
+        previous = _product_seconds(name, (size, size, size), least)
+        spent += max(previous * REPEATS, least)
         if (rate := 2 * size**3 / previous) > best:
-            best, at = rate, shape
-    for stretch in STRETCHES:
-        shape = (at[0] * stretch[0], at[1] * stretch[1], at[2] * stretch[2])
+            best, at = rate, (size, size, size)
+    side = at[0]
+    for rows, inner, columns in STRETCHES:
+        shape = (side * rows, side * inner, side * columns)
         expected = 2 * math.prod(shape) / best
         if spent + expected * REPEATS > 2 * seconds:
             break
-        spent += max(expected * REPEATS, LEAST_SECONDS)
-        if (rate := 2 * math.prod(shape) / _product_seconds(name, shape)) > best:
+        spent += max(expected * REPEATS, least)
+        if (rate := 2 * math.prod(shape) / _product_seconds(name, shape, least)) > best:
             best, at = rate, shape
     return best, at
 
 
-def _product_seconds(name: str, shape: Shape) -> float:
+def _product_seconds(name: str, shape: Shape, least: float) -> float:
     rows, inner, columns = shape
     left, right = jax.random.split(jax.random.key(0))
+    operands = _random(left, (rows, inner), name), _random(right, (inner, columns), name)
+    return _seconds(jax.jit(functools.partial(_product, name)), *operands, least=least)
+
+
+def _product(name: str, x: Array, w: Array) -> Array:
     precision = lax.Precision.DEFAULT if name == "tf32" else lax.Precision.HIGHEST if name == "fp32" else None
-
-    def product(x: Array, w: Array) -> Array:
-        accumulate = jnp.int32 if name == "int8" else jnp.float32
-        return lax.dot_general(x, w, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=accumulate)
-
-    operands = [_random(key, sides, name) for key, sides in ((left, (rows, inner)), (right, (inner, columns)))]
-    return _seconds(jax.jit(product), *operands)
+    accumulate = jnp.int32 if name == "int8" else jnp.float32
+    return lax.dot_general(x, w, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=accumulate)
 
 
 def _random(key: Array, sides: tuple[int, int], name: str) -> Array:
@@ -116,31 +122,30 @@ def _random(key: Array, sides: tuple[int, int], name: str) -> Array:
     return (scale * jax.random.normal(key, sides)).astype(OPERANDS[name])
 
 
-def _seconds(function: Callable[..., Array], *operands: Array) -> float:
-    """The best of a few runs, after one that compiles."""
+def _seconds(function: Callable[..., Array], *operands: Array, least: float) -> float:
+    """The best of a few runs, `least` seconds of them, after one that compiles."""
     jax.block_until_ready(function(*operands))
     times: list[float] = []
-    while len(times) < REPEATS or sum(times) < LEAST_SECONDS:
+    while len(times) < REPEATS or sum(times) < least:
         started = time.perf_counter()
         jax.block_until_ready(function(*operands))
         times.append(time.perf_counter() - started)
     return min(times)
 
 
-def _traffic(size: int) -> dict[str, float]:
+def _traffic(size: int, seconds: float) -> dict[str, float]:
     """GB/s read and written by scaling an array and by the triad a = b + s a of STREAM, in place: fresh pages would cost more than traffic."""
     count = max(size // 4, 1)
     kinds: dict[str, tuple[Callable[..., Array], int]] = {
         "scale": (lambda a, b: 0.999 * a, 2),
         "triad": (lambda a, b: b + 0.999 * a, 3),
     }
-    found = {}
-    other = jnp.ones(count)
+    other, found = jnp.ones(count), {}
     for kind, (function, arrays) in kinds.items():
         step = jax.jit(function, donate_argnums=0, keep_unused=True)
         value = jax.block_until_ready(step(jnp.ones(count), other))
         times: list[float] = []
-        while len(times) < REPEATS or sum(times) < 5 * LEAST_SECONDS:
+        while len(times) < REPEATS or sum(times) < seconds:
             started = time.perf_counter()
             value = jax.block_until_ready(step(value, other))
             times.append(time.perf_counter() - started)
