@@ -170,12 +170,8 @@ def rule(name: str) -> Rule:
 
 
 def in_force(date: datetime.date) -> Rule | None:
-    """The last rule on chips that had come into force by `date`, with those it builds on; None before the first."""
-    standing = [
-        each
-        for each in rules()
-        if each.enforced and each.kind != "memory" and each.in_force <= date and (each.ended is None or date < each.ended)
-    ]
+    """The last rule on chips that had come into force by `date`: it replaced those before it or builds on them. None before the first."""
+    standing = [each for each in rules() if each.enforced and each.kind != "memory" and each.in_force <= date]
     return max(standing, key=lambda each: each.in_force, default=None)
 
 

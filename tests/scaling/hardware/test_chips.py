@@ -16,7 +16,7 @@ from scaling.hardware.chips import FIELDS
 from scaling.hardware.comparison import compare
 
 TABLE = [chip for chip in scaling.chips() if chip.origin == "table"]
-OWN = '[[chips]]\nname = "my card"\nlike = "RTX 4090"\nprice_usd = 1200\nmem_gb = 48\n[[chips]]\nname = "new thing"\nbf16 = 300\nmem_bw_gbps = 2000\n'
+OWN = '[[chips]]\nname = "my card"\nlike = "RTX 5090"\nprice_usd = 1200\nmem_gb = 48\n[[chips]]\nname = "new thing"\nbf16 = 300\nmem_bw_gbps = 2000\n'
 
 
 def test_processing_performance_and_density_follow_from_the_rates():
@@ -110,9 +110,10 @@ def test_peak_is_in_flops_and_by_the_format_that_is_multiplied():
 def test_own_chips_in_a_file_take_what_is_missing_from_the_chip_they_are_like(tmp_path, monkeypatch):
     path = tmp_path / "mine.toml"
     path.write_text(OWN)
-    mine, base = scaling.chip("My Card", extra=path), scaling.chip("RTX 4090")
+    mine, base = scaling.chip("My Card", extra=path), scaling.chip("RTX 5090")
     assert (mine.mem_gb, mine.price_usd, mine.fp8, mine.p2p) == (48, 1200, base.fp8, base.p2p)
-    assert (mine.grade("mem_gb"), mine.origin) == ("given", "given")
+    assert (base.grade("price_usd"), base.grade("die_area_mm2")) == ("memory", "memory")
+    assert (mine.grade("price_usd"), mine.grade("die_area_mm2"), mine.origin) == ("given", "memory", "given")
     assert scaling.chip("new thing", extra=path).ridge() == 150
     assert len(scaling.chips(path)) == len(scaling.chips()) + 2
     with pytest.raises(InputError, match="my card"):

@@ -117,6 +117,7 @@ def test_a_chip_of_the_table_keeps_what_is_not_measured(monkeypatch):
         ({"precision": "fp32", "devices": 1}, 19.5e12),
         ({"precision": "fp16", "devices": 1}, 312e12),
         ({"precision": "int4", "devices": 1}, 624e12),  # int4 codes are multiplied as int8
+        ({"precision": "int4", "devices": 1, "emulated": ["int4 products"]}, 312e12),  # codes carried in bf16
         ({"precision": "fp8", "devices": 1, "emulated": ["fp8 products"]}, 312e12),
         ({"precision": "w4a8", "devices": 1, "emulated": ["int4 weights", "int8 activations"]}, 19.5e12),
     ],
