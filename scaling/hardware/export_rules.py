@@ -235,11 +235,10 @@ def _verdict(rule: Rule, chip: Chip, destination: str) -> Verdict:
         return base or Verdict(chip.name, rule.name, "not_controlled", f"the rule does not reach {destination}", "")
     if rule.kind == "list":
         return _by_list(rule, chip, status, base)
-    if not rule.lines or (
-        base is not None and base.status not in (("controlled",) if rule.kind == "review" else ("not_controlled", "unknown"))
-    ):
-        return base or Verdict(chip.name, rule.name, "not_controlled", f"not named in the {rule.title}", "")
-    return _on_top(rule, chip, status, base)
+    if base is None:
+        return Verdict(chip.name, rule.name, "not_controlled", f"not named in the {rule.title}", "")
+    open_to_change = ("controlled",) if rule.kind == "review" else ("not_controlled", "unknown")
+    return _on_top(rule, chip, status, base) if rule.lines and base.status in open_to_change else base
 
 
 def _by_list(rule: Rule, chip: Chip, status: str, base: Verdict | None) -> Verdict:
@@ -266,21 +265,20 @@ def _by_list(rule: Rule, chip: Chip, status: str, base: Verdict | None) -> Verdi
     return Verdict(chip.name, rule.name, "not_controlled", f"below every line: {_shortfalls(rule, chip)}", "")
 
 
-def _on_top(rule: Rule, chip: Chip, status: str, base: Verdict | None) -> Verdict:
+def _on_top(rule: Rule, chip: Chip, status: str, base: Verdict) -> Verdict:
     """A letter or review with lines, where the rule it builds on leaves something for it to change."""
+    review = rule.kind == "review"
     answers = [line.catches(chip) for line in rule.lines]
     if True in answers:
         line = rule.lines[answers.index(True)]
         reason = _holding(line, chip) + (f" ({line.tier})" if line.tier else "")
-        if rule.kind == "review":
-            reason += f"; a licence is needed as before ({base.reason if base else ''})"
-        exception = base.exception if base and rule.kind == "review" else ""
-        return Verdict(chip.name, rule.name, status, reason, "", line.tier or (base.tier if base else ""), exception)
+        reason += f"; a licence is needed as before ({base.reason})" if review else ""
+        return Verdict(chip.name, rule.name, status, reason, "", line.tier or base.tier, base.exception if review else "")
     if None in answers:
         return Verdict(chip.name, rule.name, "unknown", f"cannot be decided: {_missing(rule, chip)}", "")
-    if rule.kind == "review" and base is not None:
+    if review:
         return dataclasses.replace(base, reason=f"{base.reason}; above the limits for case-by-case review: {_shortfalls(rule, chip)}")
-    return base or Verdict(chip.name, rule.name, "not_controlled", f"not named, and {_shortfalls(rule, chip)}", "")
+    return base
 
 
 def _outside(chip: Chip) -> str | None:
