@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
-Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, penalties,
+Penalty, Penalties, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scaling.finished import evaluate as evaluate
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
+    from scaling.penalty_batch import Penalties as Penalties
+    from scaling.penalty_batch import penalties as penalties
     from scaling.run import RunConfig as RunConfig
     from scaling.run import RunRecord as RunRecord
     from scaling.sweeps import sweep as sweep
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 _HOME = {
     "InputError": "scaling.errors",
     "Penalty": "scaling.penalty",
+    "Penalties": "scaling.penalty_batch",
     "compute_penalty": "scaling.penalty",
+    "penalties": "scaling.penalty_batch",
     "RunConfig": "scaling.run",
     "RunRecord": "scaling.run",
     "sweep": "scaling.sweeps",
