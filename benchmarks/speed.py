@@ -1,4 +1,4 @@
-"""Timings: `python benchmarks/speed.py [fit] [train] [profile] [moe] [workers]`. Compilation apart; medians; ratios within one run.
+"""Timings: `python benchmarks/speed.py [fit] [train] [profile] [moe] [workers] [penalty]`. Compilation apart; medians; ratios within one run.
 
 The machines that run this are noisy: compare numbers of one run, not of two.
 """
@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,7 +168,27 @@ def _rate(width: int) -> None:
     print(train_run(RunConfig(shape, tokens, validation_tokens=1024)).tokens_per_second)
 
 
-PARTS = ("fit", "train", "profile", "moe", "workers")
+def penalty() -> None:
+    """A hundred thousand penalties: 400 draws of constants x 50 scales x 5 supplies of unique data, and with elasticities."""
+    import fits
+    from scaling.penalty_batch import penalties
+
+    curve = fits.load("besiroglu2024")
+    settings: dict[str, Any] = {
+        "flops": np.geomspace(1e21, 1e29, 50)[:, None],
+        "unique_tokens": np.array([15e12, 300e12, 1e15, 1e16, np.inf]),
+    }
+    for elasticities in (False, True):
+
+        def work(elasticities: bool = elasticities) -> None:
+            penalties(curve, structure=2, data=2, draws=True, elasticities=elasticities, **settings)
+
+        cold, _ = training_speed.timed(work, 1)
+        warm, best = training_speed.timed(work)
+        print(f"100,000 penalties{', with elasticities' if elasticities else ''}: cold {cold:.2f} s, warm {warm:.2f} s (best {best:.2f})")
+
+
+PARTS = ("fit", "train", "profile", "moe", "workers", "penalty")
 
 
 def main() -> None:
@@ -182,7 +203,7 @@ def main() -> None:
     if arguments.rate_of_width:
         return _rate(arguments.rate_of_width)
     parts = {"fit": fit, "train": lambda: training_speed.train(arguments.torch), "profile": step_profile.profile}
-    parts |= {"moe": training_speed.moe, "workers": workers}
+    parts |= {"moe": training_speed.moe, "workers": workers, "penalty": penalty}
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         sys.exit(f"speed.py: no part {unknown[0]!r}; there are {', '.join(parts)}")

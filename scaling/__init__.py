@@ -1,7 +1,8 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
-Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-Chip, chip, chips, export_control, Verdict, utilisation, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, evaluate, sweep), penalties (compute_penalty,
+penalties), chips (chip, chips, export_control, utilisation), InputError, and the package `diffusion`. They load on first use, so that asking
+for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from scaling.hardware.utilisation import utilisation as utilisation
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
+    from scaling.penalty_batch import Penalties as Penalties
+    from scaling.penalty_batch import penalties as penalties
     from scaling.run import RunConfig as RunConfig
     from scaling.run import RunRecord as RunRecord
     from scaling.sweeps import sweep as sweep
@@ -38,7 +41,9 @@ _HOME = {
     "export_control": "scaling.hardware.export_rules",
     "utilisation": "scaling.hardware.utilisation",
     "Penalty": "scaling.penalty",
+    "Penalties": "scaling.penalty_batch",
     "compute_penalty": "scaling.penalty",
+    "penalties": "scaling.penalty_batch",
     "RunConfig": "scaling.run",
     "RunRecord": "scaling.run",
     "sweep": "scaling.sweeps",

@@ -122,6 +122,7 @@ def penalty(
     overtraining: Annotated[float, typer.Option(help="The leader's tokens per parameter over the optimum.")] = 1.0,
     allocation_error: Annotated[float, typer.Option(help="The follower's size over its optimum.")] = 1.0,
     served_tokens: Annotated[float, typer.Option(help="Tokens that each lab serves with its model.")] = 0.0,
+    at: Annotated[list[str] | None, typer.Option(metavar="INPUT=NUMBER", help="A further input of the law, such as experts=8.")] = None,
     as_json: Json = False,
 ) -> None:
     """How much more compute a follower needs for the leader's loss."""
@@ -140,6 +141,7 @@ def penalty(
         overtraining=overtraining,
         allocation_error=allocation_error,
         served_tokens=served_tokens,
+        inputs=curves_command.further_inputs(at or []),
     )
     answer = dataclasses.asdict(found)
     if as_json:

@@ -37,7 +37,7 @@ def curves(
     if laws:
         return _list_laws(as_json)
     given = {"params": params, "tokens": tokens, "flops": flops}
-    asked = {key: value for key, value in given.items() if value is not None} | _inputs([*(at or []), *(more or [])])
+    asked = {key: value for key, value in given.items() if value is not None} | further_inputs([*(at or []), *(more or [])])
     if name is None:
         if asked:
             raise InputError("curves: --params, --tokens, --flops and --at need the name of a curve before them")
@@ -119,7 +119,8 @@ def _list_laws(as_json: bool) -> None:
     output.table([{key: row[key] for key in ("law", "formula", "predicts")} for row in rows], f"{len(rows)} laws")
 
 
-def _inputs(texts: list[str]) -> dict[str, float]:
+def further_inputs(texts: list[str]) -> dict[str, float]:
+    """The pairs of --at."""
     from scaling.errors import InputError
 
     found = {}

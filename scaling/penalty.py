@@ -5,22 +5,25 @@ after repetition. If N and D are free and cost is proportional to N D, the penal
 at any scale: the follower's problem is the leader's with N = structure * n, D = data * d. What departs from that is what this module
 is for: fixed tokens or size, finite unique data, over-training, misallocation, serving, another law.
 
-Everything is solved in logs and on the two terms of the reducible loss, so that 1e29 FLOP is as exact as 1e19.
+Everything is solved in logs and on the two terms of the reducible loss, so that 1e29 FLOP is as exact as 1e19. Chinchilla's law is solved here
+by closed forms and one search; other laws, and many questions at once, by `scaling.penalty_batch`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from scipy.optimize import brentq, minimize_scalar
 
 from fits import frontier
 from fits.curve import Allocation, Curve
+from fits.laws.chinchilla import CHINCHILLA
 from scaling.errors import InputError
+from scaling.repetition import REPETITION_HALF_LIFE, effective_tokens, tokens_with_effect
 
-REPETITION_HALF_LIFE = 15.387756  # R*_D of Muennighoff et al. 2023, arXiv 2305.16264: epochs of repetition until returns fade
 FIXED = (None, "tokens", "params", "tokens_per_param")
 
 
@@ -101,21 +104,6 @@ class _Lab:
         return math.exp(search.x)
 
 
-def effective_tokens(tokens: float, unique: float) -> float:
-    """D_eff = U (1 + R (1 - exp(-(D / U - 1) / R))) beyond the first epoch (Muennighoff et al. 2023, equation 5)."""
-    if tokens <= unique:
-        return tokens
-    return unique * (1 - REPETITION_HALF_LIFE * math.expm1(-(tokens / unique - 1) / REPETITION_HALF_LIFE))
-
-
-def tokens_with_effect(effective: float, unique: float) -> float:
-    """The inverse of `effective_tokens`; infinite at or beyond its ceiling U (1 + R)."""
-    if effective <= unique:
-        return effective
-    share = (effective / unique - 1) / REPETITION_HALF_LIFE
-    return unique * (1 - REPETITION_HALF_LIFE * math.log1p(-share)) if share < 1 else math.inf
-
-
 def compute_penalty(
     curve: Curve,
     *,
@@ -129,6 +117,7 @@ def compute_penalty(
     overtraining: float = 1.0,
     allocation_error: float = 1.0,
     served_tokens: float = 0.0,
+    inputs: Mapping[str, float] | None = None,
 ) -> Penalty:
     """The follower's compute over the leader's at the loss that `flops` of training buy the leader.
 
@@ -137,7 +126,8 @@ def compute_penalty(
     cannot change against the leader's run: "tokens", "params" or "tokens_per_param". overtraining: the leader trains on this
     multiple of the optimal tokens per parameter; a follower with nothing fixed is free to allocate afresh. allocation_error: the
     follower's N is this multiple of its optimum at the same compute. served_tokens: each lab serves so many, at 2 N FLOP
-    each, and allocates for the least sum of training and serving. Raises InputError.
+    each, and allocates for the least sum of training and serving. inputs: what a law takes beside size and tokens (experts, bits, ...), of
+    both sides. Raises InputError.
     """
     values = {"flops": flops, "structure": structure, "data": data, "overtraining": overtraining, "allocation_error": allocation_error}
     unique = math.inf if unique_tokens is None else unique_tokens
@@ -155,20 +145,58 @@ def compute_penalty(
     if served_tokens and overtraining != 1:
         raise InputError("penalty: served_tokens already decides how long the leader trains; leave overtraining at 1")
 
-    for each in (curve, follower or curve):
-        if not {"E", "A", "B", "alpha", "beta"} == set(each.constants):
-            raise InputError(f"penalty: law {each.law.name} is not of the form E + A N^-alpha + B D^-beta, which penalties are solved for")
+    outside = curve.decades_outside(flops=flops)
+    if any(each.law is not CHINCHILLA for each in (curve, follower or curve)):
+        settings: dict[str, Any] = {
+            "structure": structure,
+            "data": data,
+            "unique_tokens": unique,
+            "follower_unique_tokens": follower_unique,
+        }
+        settings |= {"overtraining": overtraining, "allocation_error": allocation_error, "served_tokens": served_tokens}
+        return _by_any_law(curve, follower or curve, flops, fixed, inputs or {}, settings)
+    if inputs:
+        raise InputError(f"penalty: {next(iter(inputs))!r} is no further input of law {curve.law.name}; it has none")
     lead = _Lab(curve, 1.0, 1.0, unique)
     follow = _Lab(follower or curve, structure, data, follower_unique)
     leader = _leader(lead, flops, overtraining, served_tokens)
     params, tokens = _follower(follow, leader, fixed, allocation_error, served_tokens)
-    outside = curve.decades_outside(flops=flops)
     if not math.isfinite(params * tokens):
         reason = _why_impossible(follow, leader, fixed)
         return Penalty(math.inf, leader, Allocation(params, tokens, math.nan, math.inf), False, reason, outside)
     reached = follow.allocation(params, tokens, served_tokens)
     trained = follow.cost(params, tokens, 0.0)
     return Penalty(reached.flops / leader.flops, leader, reached, True, "", max(outside, follow.curve.decades_outside(flops=trained)))
+
+
+def _by_any_law(
+    curve: Curve, follower: Curve, flops: float, fixed: str | None, inputs: Mapping[str, float], settings: dict[str, Any]
+) -> Penalty:
+    from scaling.penalty_batch import penalties  # compiles, which takes seconds
+
+    found = penalties(curve, flops=flops, follower=follower, fixed=fixed, inputs=inputs, **settings)
+    sides = []
+    for side, each in (("leader", curve), ("follower", follower)):
+        params, tokens, cost = (float(getattr(found, f"{side}_{name}")) for name in ("params", "tokens", "flops"))
+        loss = _loss(each, settings, side, params, tokens, inputs) if math.isfinite(params * tokens) else math.nan
+        sides.append(Allocation(params, tokens, loss, cost))
+    value, outside = float(found.value), curve.decades_outside(flops=flops)
+    if not math.isfinite(value):
+        return Penalty(math.inf, *sides, False, f"no compute brings the follower to the leader's loss {sides[0].loss:.4g}", outside)
+    trained = follower.flops_per_param_token * sides[1].params * sides[1].tokens
+    return Penalty(value, *sides, True, "", max(outside, follower.decades_outside(flops=trained)))
+
+
+def _loss(curve: Curve, settings: dict[str, Any], side: str, params: float, tokens: float, inputs: Mapping[str, float]) -> float:
+    """The loss of one side's run, its handicaps counted."""
+    structure, data = (settings["structure"], settings["data"]) if side == "follower" else (1.0, 1.0)
+    unique = settings["unique_tokens" if side == "leader" else "follower_unique_tokens"]
+    known = {str(curve.law.size): params / structure, "tokens": tokens / data, **inputs}
+    if "unique_tokens" in curve.law.inputs:  # the law repeats data by itself
+        known |= {} if math.isinf(unique) else {"unique_tokens": unique / data}
+    else:
+        known["tokens"] = effective_tokens(tokens, unique) / data
+    return float(curve.evaluate(**known))
 
 
 def _leader(lab: _Lab, flops: float, overtraining: float, served: float) -> Allocation:

@@ -10,7 +10,7 @@ import pytest
 
 import fits
 from scaling import InputError, compute_penalty
-from scaling.penalty import effective_tokens, tokens_with_effect
+from scaling.repetition import effective_tokens, tokens_with_effect
 
 BES, HOF = fits.load("besiroglu2024"), fits.load("hoffmann2022")
 
