@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from scaling import InputError
-from scaling.store import STALE_SECONDS, Store, open_existing
+from scaling.store import STALE_SECONDS, Store, open_existing, schema
 from tests.scaling.stored import OTHER, OWNER, made, planned, version_1
 
 
@@ -186,6 +187,31 @@ def test_eight_processes_write_into_one_store(tmp_path):
 @pytest.mark.slow
 def test_eight_processes_write_ten_thousand_records_each(tmp_path):
     _written_by_eight(tmp_path / "runs.sqlite", 10_000)
+
+
+def test_two_processes_may_make_one_store_at_the_same_moment(tmp_path):
+    """Whatever the first has read of the empty file when the second is done."""
+    path = tmp_path / "runs.sqlite"
+
+    class Overtaken:
+        def __init__(self, connection):
+            self.connection, self.reads = connection, 0
+
+        def execute(self, *arguments):
+            found = self.connection.execute(*arguments).fetchall()
+            self.reads += 1
+            if self.reads == 1:
+                Store(path).close()
+            return type("Cursor", (), {"fetchone": lambda _: found[0]})()
+
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        overtaken: Any = Overtaken(connection)
+        schema.prepare(overtaken, path)
+    with open_existing(path) as store:
+        assert store.states() == {}
 
 
 def test_a_run_is_claimed_by_one_of_two_sweeps(tmp_path):
