@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -86,5 +85,5 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs RENAME TO runs_1")
     _statements(connection, TABLES)
     for run_id, status, ended, text in connection.execute("SELECT run_id, status, ended, record FROM runs_1 ORDER BY rowid"):
-        rows.put(connection, json.loads(text) | {"run_id": run_id, "status": status}, ended)
+        rows.put(connection, rows.parsed(text, dict) | {"run_id": run_id, "status": status}, ended)
     connection.execute("DROP TABLE runs_1")

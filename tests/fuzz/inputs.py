@@ -43,6 +43,28 @@ def edited(draw: st.DrawFn, valid: bytes) -> bytes:
     return data[: draw(st.integers(0, len(data)))] if draw(st.integers(0, 9)) == 0 else data
 
 
+# (place as a share of the file, span, what is put there, whether the file ends there): for files too large to be drawn as bytes.
+WOUNDS = st.lists(
+    st.tuples(
+        st.one_of(st.floats(0, 1), st.integers(0, 200)),
+        st.sampled_from([0, 1, 1, 2, 4, 40, 400]),
+        st.binary(max_size=8),
+        st.integers(0, 15),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def wounded(valid: bytes, wounds: list[tuple[float, int, bytes, int]]) -> bytes:
+    """`valid` with these changes made to it. A whole number is a place in the file's header."""
+    for place, span, put, last in wounds:
+        start = place if isinstance(place, int) else int(place * len(valid))
+        same = put if span == 0 else (put * span)[:span]  # as long as what it replaces, unless it is put in
+        valid = valid[:start] + same + (b"" if last == 0 else valid[start + span :])
+    return valid
+
+
 def either(valid: bytes) -> st.SearchStrategy[bytes]:
     """Mostly an edited valid file, sometimes noise."""
     return st.one_of(

@@ -29,7 +29,7 @@ from scaling.store import Store, open_existing
 from scaling.store.exchange import read_entries
 from scaling.store.integrity import check
 from scaling.toml_files import read_toml, validated
-from tests.fuzz.inputs import altered, edited, either
+from tests.fuzz.inputs import WOUNDS, altered, edited, either, wounded
 from tests.scaling.stored import OWNER, made, planned
 
 QUICK, THOROUGH = 150, 10_000
@@ -238,6 +238,23 @@ def test_broken_input_is_a_value_or_an_error_that_says_so(name, tmp_path):
     _try(READERS[name], tmp_path, QUICK)
 
 
+BEYOND = [
+    ("plan file", b"seeds = " + b"[" * 3000, "within one another too often"),
+    ("plan file", b"seeds = " + b"9" * 5000, "cannot be read as TOML"),
+    ("plan file", b"corpus = 0x" + b"f" * 9000, "beyond all bounds"),
+    ("job file", b'[data]\npath = "\xff"', "not UTF-8 text"),
+    ("jsonl", b'{"loss": ' + b"9" * 5000 + b"}", "not a JSON object"),
+    ("curve", b"[" * 100_000, "not a curve file"),
+    ("import jsonl", b'{"run_id": "a", "status": "done", "loss": ' + b"9" * 400 + b"}", "column 'loss'"),
+    ("import json", b"[" * 100_000, "cannot be read as JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), BEYOND)
+def test_inputs_beyond_what_python_itself_reads_are_refused(name, value, says, tmp_path):
+    assert says in _said(READERS[name], tmp_path, value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_ten_thousand_broken_inputs(name, tmp_path):
@@ -245,7 +262,14 @@ def test_ten_thousand_broken_inputs(name, tmp_path):
 
 
 def _store_reader(folder: Path) -> Reader:
-    return Reader(edited(_store_bytes(folder)), _read_store, ".sqlite")
+    valid = _store_bytes(folder)
+    path = folder / "input.sqlite"
+
+    def read(wounds: Any) -> None:
+        path.write_bytes(wounded(valid, wounds))
+        _read_store(path)
+
+    return Reader(WOUNDS, read)
 
 
 def test_a_broken_store_is_read_or_refused(tmp_path):

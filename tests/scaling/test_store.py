@@ -229,11 +229,12 @@ def test_a_run_is_claimed_by_one_of_two_sweeps(tmp_path):
 
 def test_a_forked_process_does_not_use_its_parents_connection(store):
     store.save(made(0))
+    ours = store.database._opened()
     child = os.fork()
     if child == 0:
         try:
             store.save(made(1))
-            os._exit(0)
+            os._exit(store.database._opened() is ours)
         except BaseException:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
@@ -348,6 +349,9 @@ def test_a_store_that_is_taken_away_while_it_is_open_takes_no_more_records(store
 def test_paths_that_cannot_be_stores_are_refused(tmp_path):
     (tmp_path / "empty.sqlite").touch()
     (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="not a run store"):
+        Store(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x"
     with pytest.raises(InputError, match="is empty"):
         open_existing(tmp_path / "empty.sqlite")
     with pytest.raises(InputError, match="is a folder"):
