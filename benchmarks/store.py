@@ -1,4 +1,4 @@
-"""What the run store costs: `python benchmarks/store.py [RECORDS ...]`, by default at 10, 10,000 and 1,000,000 records (4 GB of disk for a while).
+"""What the run store costs: `python benchmarks/store.py [RECORDS ...]`, by default at 10, 10,000 and 1,000,000 records (9 GB of disk for a while).
 
 Milliseconds, medians. `open` is a new process' first look: the file is opened and the states of a plan of 100 runs are read. `insert` is
 `Store.save` of a record with its learning curve, on the disk when it returns; `unsynced` is the same without the wait for the disk, what
@@ -27,6 +27,7 @@ from scaling.store import Store
 
 PLAN = 100  # runs asked for by their ids
 REPEATS = 100
+BATCH = 20_000  # records in one transaction while a store is filled
 WRITERS, EACH = 8, 500
 
 
@@ -60,17 +61,17 @@ def fill(path: Path, records: int) -> None:
     """A store of so many records under random ids, copies of one."""
     with Store(path) as store:
         store.save(record(0))
-        with store.database.writing() as connection:
-            names = [row[1] for row in connection.execute("PRAGMA table_info(runs)")][1:]
-            series = f"WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {records})"
-            connection.execute(
-                f"INSERT INTO runs {series} SELECT lower(hex(randomblob(8))), {', '.join(names)} FROM n, (SELECT * FROM runs LIMIT 1) LIMIT {records - 1}"
-            )
-            for table, column in (("records", "record"), ("curves", "train_loss")):
-                content = f"(SELECT * FROM {table} LIMIT 1)"
+        for first in range(1, records, BATCH):
+            with store.database.writing(durable=False) as connection:
+                names = ", ".join(row[1] for row in connection.execute("PRAGMA table_info(runs)").fetchall()[1:])
+                series = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                one = "(SELECT * FROM runs WHERE rowid = 1)"
                 connection.execute(
-                    f"INSERT OR IGNORE INTO {table} SELECT runs.run_id, content.* FROM runs, (SELECT {column} FROM {content}) AS content"
+                    f"INSERT INTO runs {series} SELECT lower(hex(randomblob(8))), {names} FROM n, {one}", (min(BATCH, records - first),)
                 )
+                for table, column in (("records", "record"), ("curves", "train_loss")):
+                    one = f"(SELECT {column} FROM {table} WHERE rowid = 1)"
+                    connection.execute(f"INSERT INTO {table} SELECT run_id, {one} FROM runs WHERE rowid > ?", (first,))
 
 
 def median(action: Callable[[int], object], repeats: int = REPEATS) -> float:

@@ -243,6 +243,7 @@ BEYOND = [
     ("plan file", b"seeds = " + b"9" * 5000, "cannot be read as TOML"),
     ("plan file", b"corpus = 0x" + b"f" * 9000, "beyond all bounds"),
     ("job file", b'[data]\npath = "\xff"', "not UTF-8 text"),
+    ("jsonl", b'{"tokens": 1, "loss": 2, "params": 1' + b"0" * 400 + b"}", "is not a positive finite number"),
     ("jsonl", b'{"loss": ' + b"9" * 5000 + b"}", "not a JSON object"),
     ("curve", b"[" * 100_000, "not a curve file"),
     ("import jsonl", b'{"run_id": "a", "status": "done", "loss": ' + b"9" * 400 + b"}", "column 'loss'"),
