@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from scaling import chips_command, curves_command, fit_command, output, plan_command
-from scaling.output import Json, Where
+from scaling import chips_command, curves_command, fit_command, output, plan_command, runs_command
+from scaling.output import Json
 
 app = typer.Typer(
     name="isoloss",
@@ -27,6 +27,7 @@ app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
 app.command()(chips_command.chips)
+app.command()(runs_command.runs)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")]
 
@@ -87,26 +88,6 @@ def sweep(
     if len(failed):
         output.note(f"isoloss: {len(failed)} of {len(frame)} runs failed, the first: {failed['reason'].iloc[0]}")
         raise typer.Exit(1)
-
-
-@app.command()
-def runs(
-    store: Annotated[Path, typer.Argument(help="A run store.")],
-    where: Where = None,
-    export: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the runs of a store, or export them."""
-    from fits.selection import select
-    from scaling.store import open_existing
-
-    frame = open_existing(store).frame()
-    frame = select(frame, where) if where else frame
-    if export:
-        export.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(export, index=False)
-        output.note(f"wrote {len(frame)} runs to {export}")
-    _show_runs(frame, as_json)
 
 
 @app.command()
@@ -205,9 +186,9 @@ def _show_runs(frame: Any, as_json: bool) -> None:
 
     columns = [*COLUMNS, *(name for name in ("budget", "holdout", "reason") if name in frame)]
     if as_json:
-        return output.emit({"runs": frame[columns].astype(object).where(frame[columns].notna(), None).to_dict(orient="records")})
+        return output.emit({"runs": output.plain(frame[columns])})
     shown = ["run_id", "arm", "precision", "seed", "params", "tokens", "flops", "loss", "loss_se", "status"]
-    output.table(frame[shown].to_dict(orient="records"), f"{len(frame)} runs")
+    output.table(output.plain(frame[shown]), f"{len(frame)} runs")
 
 
 def main() -> None:
