@@ -21,6 +21,7 @@ import numpy as np
 
 from scaling.data import sources
 from scaling.data.corpus import STREAMS, digest
+from scaling.data.reading import closing
 from scaling.data.token_files import TokenFile
 from scaling.errors import InputError
 
@@ -42,7 +43,7 @@ def build(name: str, texts: Iterable[sources.Text], shelf: Path, *, limit: int |
     """
     labels, documents = set(), 0
     origin_bytes: dict[str, int] = {}
-    with _Building(shelf) as building:
+    with _Building(shelf) as building, closing(texts):
         for label, text in texts:
             labels.add(label)
             documents += 1

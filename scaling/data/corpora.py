@@ -15,6 +15,7 @@ from scaling.data import grm, huggingface, sources, token_files
 from scaling.data.building import build, build_from_tokens
 from scaling.data.corpus import Corpus, open_corpus
 from scaling.data.records import FIELD
+from scaling.data.sidecars import read_json
 from scaling.errors import InputError
 from scaling.paths import cache_folder
 
@@ -180,8 +181,8 @@ def _pointer(folder: str, key: str) -> Path:
 def _pointed(pointer: Path) -> Path | None:
     """The corpus folder that a pointer names, if it is there."""
     try:
-        folder = json.loads(pointer.read_bytes())["folder"]
-    except (OSError, ValueError, KeyError, TypeError):
+        folder = read_json(pointer).get("folder")
+    except InputError:
         return None
     if not isinstance(folder, str) or not _ID.fullmatch(folder):  # nothing outside the shelf
         return None

@@ -102,8 +102,9 @@ def open_corpus(folder: Path) -> Corpus:
     """The corpus in `folder`; InputError where what is there contradicts its manifest."""
     manifest = read_manifest(folder / "manifest.json")
     if "source" in manifest:
-        from scaling.data.grm import MarkovCorpus
+        from scaling.data.grm import MarkovCorpus, checked
 
+        checked(manifest["source"], f"corpus {folder}: source")
         corpus: Corpus = MarkovCorpus(folder.name.split("@")[0], folder, manifest)
     else:
         corpus = Corpus(folder.name.split("@")[0], folder, manifest)

@@ -52,18 +52,21 @@ class MarkovCorpus(Corpus):
         tokens = self.source().tokens(_training(seed), 0, count * context + 1)
         return np.lib.stride_tricks.sliding_window_view(tokens, context + 1)[::context].copy()
 
+    @property
+    def parameters(self) -> markov.Parameters:
+        return checked(self.manifest["source"], f"corpus {self.folder}: source")
+
     def source(self) -> markov.Source:
         """The source itself: its probabilities and, for any tokens, the oracle's loss."""
         hashed = self.folder / "hashed.npy"
         table = np.load(self.folder / "table.npy", mmap_mode="r")
-        parameters = markov.Parameters(**self.manifest["source"])
-        return markov.Source(parameters, table, np.load(hashed, mmap_mode="r") if hashed.exists() else None)
+        return markov.Source(self.parameters, table, np.load(hashed, mmap_mode="r") if hashed.exists() else None)
 
     def bytes_of(self, tokens: np.ndarray) -> None:
         """None: a symbol stands for no text."""
 
     def check(self) -> None:
-        found = digest(_sums(self.source()), _tokenizer(self.source().parameters))
+        found = digest(_sums(self.source()), _tokenizer(self.parameters))
         if found != self.manifest["sha256"]:
             raise InputError(
                 f"corpus {self.id}: its tables give sha256 {found}, its manifest says {self.manifest['sha256']}; delete {self.folder} and build it again"
@@ -76,25 +79,29 @@ def is_grm(name: str) -> bool:
 
 def parse(name: str) -> markov.Parameters:
     """The parameters that a name of a source gives; InputError for one that there is not, or out of range."""
-    given: dict[str, Any] = {}
-    for part in filter(None, name[len(NAME) + 1 :].split(",")):
-        if part == "deep":
-            part = f"order={DEEP_ORDER}"
-        key, _, text = part.partition("=")
+    parts = [f"order={DEEP_ORDER}" if part == "deep" else part for part in name[len(NAME) + 1 :].split(",") if part]
+    return checked(dict(part.partition("=")[::2] for part in parts), f"corpus {name!r}")
+
+
+def checked(given: Any, where: str) -> markov.Parameters:
+    """Parameters from numbers, or texts of numbers, by their names."""
+    if not isinstance(given, dict):
+        raise InputError(f"{where}: {given!r} does not give the parameters of a source")
+    found: dict[str, Any] = {}
+    for key, text in given.items():
         if key not in _CHECKS:
-            raise InputError(f"corpus {name!r}: {key!r} is no parameter of the source; it has {', '.join(_CHECKS)}, and deep")
+            raise InputError(f"{where}: {key!r} is no parameter of the source; it has {', '.join(_CHECKS)}, and deep")
         fits, says = _CHECKS[key]
         try:
-            value = int(text) if key in ("order", "vocab", "seed") else float(text)
+            found[key] = int(str(text)) if key in ("order", "vocab", "seed") else float(str(text))
         except ValueError:
-            raise InputError(f"corpus {name!r}: {key} = {text!r} is not a number {says}") from None
-        if not math.isfinite(value) or not fits(value):
-            raise InputError(f"corpus {name!r}: {key} = {text} must be {says}")
-        given[key] = value
-    found = markov.Parameters(**given)
-    if found.vocab**found.order >= 2**62:
-        raise InputError(f"corpus {name!r}: {found.vocab}^{found.order} contexts are too many to count; lower order or vocab")
-    return found
+            raise InputError(f"{where}: {key} = {text!r} is not a number {says}") from None
+        if not fits(found[key]):
+            raise InputError(f"{where}: {key} = {text} must be {says}")
+    parameters = markov.Parameters(**found)
+    if parameters.vocab**parameters.order >= 2**62:
+        raise InputError(f"{where}: {parameters.vocab}^{parameters.order} contexts are too many to count; lower order or vocab")
+    return parameters
 
 
 def label(parameters: markov.Parameters) -> str:

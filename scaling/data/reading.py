@@ -38,6 +38,18 @@ def readable(where: str, *more: type[Exception]) -> Generator[None]:
         raise InputError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
 
 
+@contextmanager
+def closing(*iterators: object) -> Generator[None]:
+    """Closes what is a generator in the end, so that the file that it reads is not left open by an error further on."""
+    try:
+        yield
+    finally:
+        for each in iterators:
+            close = getattr(each, "close", None)
+            if close is not None:
+                close()
+
+
 def stream(path: Path) -> IO[bytes]:
     """`path`, open for reading and unpacked by its suffix."""
     return COMPRESSED[path.suffix.lower()](path) if path.suffix.lower() in COMPRESSED else open(path, "rb")
@@ -57,15 +69,16 @@ def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
 def utf8_pieces(pieces: Iterable[bytes], where: str) -> Iterator[bytes]:
     """`pieces` with plain line ends; InputError at the first byte that is not UTF-8, with its offset."""
     held, offset = b"", 0  # what the next piece may complete: a symbol, a line end; and where it starts
-    for piece in pieces:
-        text = held + piece
-        broken = not_utf8(text)
-        cut = len(text) if broken is None else broken
-        if broken is not None and not _unfinished(text[cut:]):
-            raise InputError(f"{where}: not UTF-8 text: byte {text[cut]:#04x} at offset {offset + cut}")
-        cut -= text[:cut].endswith(b"\r")
-        yield text[:cut].replace(b"\r\n", b"\n")
-        held, offset = text[cut:], offset + cut
+    with closing(pieces):
+        for piece in pieces:
+            text = held + piece
+            broken = not_utf8(text)
+            cut = len(text) if broken is None else broken
+            if broken is not None and not _unfinished(text[cut:]):
+                raise InputError(f"{where}: not UTF-8 text: byte {text[cut]:#04x} at offset {offset + cut}")
+            cut -= text[:cut].endswith(b"\r")
+            yield text[:cut].replace(b"\r\n", b"\n")
+            held, offset = text[cut:], offset + cut
     broken = not_utf8(held)
     if broken is not None:
         raise InputError(f"{where}: not UTF-8 text: byte {held[broken]:#04x} at offset {offset + broken}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from scaling.data.reading import Text, readable
+from scaling.data.reading import Text, closing, readable
 from scaling.errors import InputError
 
 FIELD = "text"
@@ -18,17 +18,18 @@ BATCH_ROWS = 1024
 def jsonl(label: str, pieces: Iterable[bytes], where: str, field: str) -> Iterator[Text]:
     """(label, text) of the field of every line; blank lines are left out. A line must fit in memory."""
     offset = 0
-    for number, line in enumerate(_lines(pieces), 1):
-        if line.strip():
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                byte, at = line[error.start], offset + error.start
-                raise InputError(f"{where}: line {number}: not UTF-8 text: byte {byte:#04x} at offset {at}") from error
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: line {number}: not JSON: {error}") from error
-            yield label, _text(record, field, f"{where}: line {number}")
-        offset += len(line)
+    with closing(pieces):
+        for number, line in enumerate(_lines(pieces), 1):
+            if line.strip():
+                try:
+                    record = json.loads(line.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    byte, at = line[error.start], offset + error.start
+                    raise InputError(f"{where}: line {number}: not UTF-8 text: byte {byte:#04x} at offset {at}") from error
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{where}: line {number}: not JSON: {error}") from error
+                yield label, _text(record, field, f"{where}: line {number}")
+            offset += len(line)
 
 
 def parquet(label: str, file: Path | io.BytesIO, where: str, field: str) -> Iterator[Text]:

@@ -57,19 +57,20 @@ class _Manifest(pydantic.BaseModel):
 
 def read_sidecar(path: Path) -> Sidecar:
     """The sidecar at `path`; InputError where it is missing, malformed or says what cannot be."""
-    return validated(Sidecar, _read_json(path), str(path))
+    return validated(Sidecar, read_json(path), str(path))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest at `path` as a dict. One of a byte corpus of an older version, which counted bytes only, gets its token counts."""
-    fields = _read_json(path)
+    fields = read_json(path)
     if "dtype" not in fields and fields.get("tokenizer") == "bytes":
         fields |= {"dtype": "uint8"} | {f"{stream}_tokens": fields.get(f"{stream}_bytes") for stream in ("train", "validation")}
     validated(_Manifest, fields, str(path))
     return fields
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
