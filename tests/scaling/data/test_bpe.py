@@ -77,6 +77,8 @@ def test_a_run_on_it_has_bits_per_byte_like_those_on_bytes(pair):
     assert plain.loss_se is not None
     assert plain.bits_per_byte == pytest.approx(plain.loss / math.log(2), rel=1e-12)
     assert plain.bits_per_byte_se == pytest.approx(plain.loss_se / math.log(2), rel=1e-9)
+    assert encoded.loss is not None
+    assert encoded.bits_per_byte_se is not None
     assert encoded.bits_per_byte == pytest.approx(plain.bits_per_byte, rel=0.2)
     assert encoded.bits_per_byte_se < 0.2
     assert encoded.loss > 1.3 * plain.loss
