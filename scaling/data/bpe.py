@@ -21,8 +21,8 @@ from scaling.data.corpus import STREAMS, Corpus, digest
 from scaling.errors import InputError
 
 SMALLEST, LARGEST = 257, 2**16
-PIECES_AT_ONCE = 256
-PIECE_BYTES = 2**16
+TRAINING_BYTES = 2**25  # of the train split, whose beginning is a sample of it
+PIECE_BYTES, PIECES_AT_ONCE = 2**16, 64
 # Words with the blank before them, numbers, marks, blanks; bytes beyond ASCII count as letters.
 _WORDS = r" ?[A-Za-z\x80-\xff]+| ?[0-9]{1,3}| ?[^\sA-Za-z0-9\x80-\xff]+|\s+(?=\S)|\s+"
 
@@ -34,12 +34,12 @@ def check_size(vocab_size: int | None) -> int:
 
 
 def build_bpe(corpus: Corpus, vocab_size: int, shelf: Path) -> Path:
-    """Builds `shelf/NAME-bpeV@HASH` from a byte corpus; returns the folder."""
+    """Builds `shelf/NAME-bpeV@HASH` from a byte corpus, in whose order its tokens stand; returns the folder."""
     if corpus.manifest["tokenizer"] != "bytes":
         raise InputError(f"corpus {corpus.id}: a BPE is trained on bytes, but its tokens are {corpus.manifest['tokenizer']!r}")
     name, folder = f"{corpus.name}-bpe{vocab_size}", new_folder(shelf)
     try:
-        tokenizer = train(_pieces(corpus, "train"), vocab_size)
+        tokenizer = train(itertools.islice(_pieces(corpus, "train"), TRAINING_BYTES // PIECE_BYTES), vocab_size)
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise InputError(f"corpus {corpus.id}: its text gives a BPE of {found} tokens at most, not {vocab_size}")

@@ -31,7 +31,7 @@ MIN_BYTES = 100_000  # and as many tokens
 VALIDATION_SHARE = 0.02
 VALIDATION_MIN_BYTES = 100_000  # aimed at, up to a fifth of a small corpus
 VALIDATION_LEAST_BYTES = 8192
-VALIDATION_MOST_TOKENS = 2**24  # of a token file
+VALIDATION_MOST = 2**24  # tokens: all of them lie on the device when a run is judged
 _NOT_ALPHANUMERIC = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
 _SPLIT_SALT = b"isoloss-split-1"
 
@@ -60,7 +60,7 @@ def build(name: str, texts: Iterable[sources.Text], shelf: Path, *, limit: int |
             raise InputError(
                 f"corpus {name!r} has {building.size} bytes of distinct text in {len(labels)} files; at least {MIN_BYTES} are needed"
             )
-        share = min(0.2, max(VALIDATION_SHARE, VALIDATION_MIN_BYTES / building.size))
+        share = _share(building.size)
         sizes, sums = building.split(share, b"\n\n")
         if sizes["validation"] < VALIDATION_LEAST_BYTES:
             raise InputError(
@@ -97,7 +97,7 @@ def build_from_tokens(name: str, file: TokenFile, shelf: Path, *, limit: int | N
         tokens = building.size // size
         if tokens < MIN_BYTES:
             raise InputError(f"corpus {name!r} has {tokens} tokens in distinct chunks; at least {MIN_BYTES} are needed")
-        share = min(0.2, max(VALIDATION_SHARE, VALIDATION_MIN_BYTES / tokens), VALIDATION_MOST_TOKENS / tokens)
+        share = _share(tokens)
         sizes, sums = building.split(share, b"")
         if sizes["validation"] < VALIDATION_LEAST_BYTES * size:
             raise InputError(f"corpus {name!r}: only {sizes['validation'] // size} tokens fell to the validation split; give more tokens")
@@ -187,6 +187,11 @@ def publish(building: Path, name: str, sha256: str, fields: dict[str, Any]) -> P
         if not (folder / "manifest.json").exists():
             raise
     return folder
+
+
+def _share(tokens: int) -> float:
+    """Of the chunks that go to validation."""
+    return min(0.2, max(VALIDATION_SHARE, VALIDATION_MIN_BYTES / tokens), VALIDATION_MOST / tokens)
 
 
 def _counted(pieces: Iterable[bytes], sizes: dict[str, int], origin: str) -> Iterator[bytes]:

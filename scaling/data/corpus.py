@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,8 @@ class Corpus:
         rows = np.empty((count, context + 1), self.dtype)
         with open(self.folder / "train.bin", "rb", buffering=0) as file:
             for row, place in zip(rows, self.order(context, seed)[:count].tolist(), strict=True):
-                row[:] = np.frombuffer(os.pread(file.fileno(), (context + 1) * size, place * context * size), self.dtype)
+                file.seek(place * context * size)
+                file.readinto(row)
         return rows
 
     def bytes_of(self, tokens: np.ndarray) -> np.ndarray | None:

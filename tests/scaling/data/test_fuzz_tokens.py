@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from scaling.data import corpora
 from scaling.data.corpus import open_corpus
-from scaling.data.sidecars import read_manifest, read_sidecar
 from scaling.data.token_files import open_tokens, sidecar_path, write_tokens
 from scaling.errors import InputError
 
@@ -71,10 +70,8 @@ def readers(folder: Path) -> list[tuple[Callable[[Path], object], Path, st.Searc
         max_size=90
     )
     return [
-        (read_sidecar, sidecar, changed(SIDECAR)),
         (lambda path: open_tokens(tokens).tokens(), sidecar, changed(SIDECAR)),
         (lambda path: open_tokens(path).tokens(), array, spoilt),
-        (read_manifest, manifest, changed(MANIFEST)),
         (lambda path: open_corpus(path.parent).validation(), manifest, changed(MANIFEST) | changed(SOURCE)),
         (corpora._pointed, folder / "pointer.json", changed({"folder": "x@00000000"})),
     ]

@@ -23,13 +23,6 @@ def config(text_folder, **more) -> RunConfig:
     return RunConfig(**(fields | more))
 
 
-def test_a_run_computes_the_same_bits_from_the_rows_that_it_reads(text_folder, monkeypatch):
-    whole = train(config(text_folder))
-    monkeypatch.setattr(corpus_module, "RESIDENT_BYTES", 0)
-    rows = train(config(text_folder))
-    assert (rows.run_id, rows.loss, rows.train_loss) == (whole.run_id, whole.loss, whole.train_loss)
-
-
 @pytest.mark.slow
 def test_members_of_several_seeds_compute_the_same_bits_too(text_folder, monkeypatch):
     configs = [config(text_folder, seed=seed) for seed in (0, 3)]
