@@ -71,9 +71,12 @@ def build(
 ) -> None:
     """Build a corpus, unless it has been built."""
     from scaling.data.corpora import Options, load_corpus
+    from scaling.errors import InputError
 
-    limit = None if tokens is None else int(tokens)
-    _show(load_corpus(source, Options(name=name, field=field, bpe=bpe, tokens=limit)), as_json)
+    if tokens is not None and not 1 <= tokens < 2**62:
+        raise InputError(f"--tokens {tokens:g}: a number of tokens, at least 1")
+    options = Options(name=name, field=field, bpe=bpe, tokens=None if tokens is None else int(tokens))
+    _show(load_corpus(source, options), as_json)
 
 
 @data.command("inspect")

@@ -49,7 +49,14 @@ def load_corpus(name: str, options: Options | None = None) -> Corpus:
     elif _NAME.fullmatch(name) and _pointer("names", name).exists():
         corpus = open_corpus(_pointed(_pointer("names", name)) or _gone(name))
     else:
-        corpus = _from_source(name, options)
+        return _named(_from_source(name, options), options)
+    if options.tokens is not None:
+        raise InputError(f"corpus {name!r} is built; give tokens with the source that it is built from")
+    return _named(corpus, options)
+
+
+def _named(corpus: Corpus, options: Options) -> Corpus:
+    """`corpus`, or its BPE, under the name that was asked for."""
     if options.bpe is not None:
         corpus = _with_bpe(corpus, options)
     if options.name is not None:

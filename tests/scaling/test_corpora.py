@@ -117,6 +117,8 @@ def test_a_name_of_ones_own_leads_to_the_corpus_and_nowhere_else(text_folder, tm
     for name in ("../corpora/text@12345678", "..@12345678/x", "names/notes.v1"):
         with pytest.raises(InputError, match="neither"):
             load_corpus(name)
+    with pytest.raises(InputError, match="is built; give tokens with the source"):
+        load_corpus("notes.v1", Options(tokens=1000))
     outside = tmp_path / "elsewhere@12345678"
     outside.mkdir()
     (tmp_path / "corpora" / "names" / "notes.v1.json").write_text(json.dumps({"folder": "../elsewhere@12345678"}))
