@@ -1,7 +1,7 @@
 """Builds a corpus: chunks that say the same are kept once, and the sha256 of a chunk decides its place in the stream and its split.
 
 So validation is exchangeable with training, the split survives re-ordering, and a prefix of the stream is a sample of it. Text passes
-through a file beside the corpus: memory grows by some 200 bytes a chunk, whatever the chunks hold.
+through a file beside the corpus: memory grows by some 250 bytes a chunk, whatever the chunks hold.
 """
 
 from __future__ import annotations
