@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from scaling import chips_command, curves_command, fit_command, output, plan_command, runs_command
+from scaling import chips_command, curves_command, data_command, fit_command, output, plan_command, runs_command
 from scaling.output import Json
 
 app = typer.Typer(
@@ -21,8 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="List, build and inspect corpora.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app.add_typer(data_command.data, name="data")
 app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
@@ -130,55 +129,6 @@ def penalty(
     if found.decades_outside:
         output.note(f"warning: {found.decades_outside:.1f} decades of compute beyond the range of the fit")
     output.listing(answer)
-
-
-@data.command("list")
-def data_list(as_json: Json = False) -> None:
-    """Corpora built so far."""
-    from scaling.data.corpora import list_corpora
-
-    rows = [
-        {
-            "corpus": each.id,
-            "train_bytes": each.manifest["train_bytes"],
-            "validation_bytes": each.manifest["validation_bytes"],
-            "built": each.manifest["built"],
-        }
-        for each in list_corpora()
-    ]
-    output.emit({"corpora": rows}) if as_json else output.table(rows, f"{len(rows)} corpora")
-
-
-@data.command("tables")
-def data_tables(as_json: Json = False) -> None:
-    """Public tables of runs, for `isoloss fit --dataset NAME`."""
-    from fits.registry import TABLES
-
-    rows = [
-        {"name": table.name, "paper": f"{table.title}, arXiv {table.arxiv}", "licence": table.licence, "note": table.remark}
-        for table in TABLES.values()
-    ]
-    output.emit({"tables": rows}) if as_json else output.table(
-        [{k: row[k] for k in ("name", "paper", "licence")} for row in rows], f"{len(rows)} public tables"
-    )
-
-
-@data.command("build")
-def data_build(
-    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="python-source, or a UTF-8 text file or folder.")], as_json: Json = False
-) -> None:
-    """Build a corpus, unless it has been built."""
-    data_inspect(name, as_json)
-
-
-@data.command("inspect")
-def data_inspect(name: Annotated[str, typer.Argument(metavar="NAME|PATH")], as_json: Json = False) -> None:
-    """Show a corpus' manifest and where it lies; it is built if it has not been."""
-    from scaling.data.corpora import load_corpus
-
-    corpus = load_corpus(name)
-    answer = {"corpus": corpus.id, "folder": str(corpus.folder)} | corpus.manifest
-    output.emit(answer) if as_json else output.listing(answer)
 
 
 def _show_runs(frame: Any, as_json: bool) -> None:

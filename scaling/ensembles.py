@@ -28,7 +28,7 @@ from scaling import step
 from scaling.devices import threads
 from scaling.errors import InputError
 from scaling.run import RunConfig, RunRecord, run_id
-from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, sequence_order, train
+from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, train, training_data
 
 # What members may differ in. All else decides what is compiled, or how many steps and tokens there are.
 OWN = (
@@ -102,8 +102,11 @@ class Ensemble:
     def __init__(self, jobs: Sequence[Job], devices: int = 1):
         self.jobs = jobs
         static, data = jobs[0].static, jobs[0].data
-        orders = {job.config.seed: sequence_order(job.corpus, job.config.model.context, job.config.seed) for job in jobs}
-        self._data = data._replace(order=_spread(np.stack([orders[job.config.seed] for job in jobs]), devices))
+        seeds = sorted({job.config.seed for job in jobs})
+        stream, orders = training_data(jobs[0].config, jobs[0].corpus, seeds)
+        if not jobs[0].corpus.resident:  # else the first job's stream is that of all
+            data = data._replace(stream=jnp.asarray(stream))
+        self._data = data._replace(order=_spread(np.stack([orders[seeds.index(job.config.seed)] for job in jobs]), devices))
         self._hypers = _stacked([job.hyper for job in jobs], devices)
         starts = [jax.device_get(step.initialise(static, jnp.int32(job.config.seed))) for job in jobs]
         self.states = jax.tree.map(lambda *parts: _spread(np.stack(parts), devices), *starts)
@@ -198,7 +201,7 @@ def _memory(job: Job, members: int, devices: int) -> Memory:
     host = jax.devices()[0].platform == "cpu"
     here = members if host else members // devices
     memory = predicted_memory(job.config, job.corpus, 1, job.teacher.model if job.teacher else None, here)
-    corpora = (devices if host else 1) * memory.parts["corpus"]
+    corpora = (devices if host else 1) * (1 if job.corpus.resident else members) * memory.parts["corpus"]
     return Memory(memory.parts | {"corpus": corpora, "order of the data": here * job.data.order.nbytes})
 
 

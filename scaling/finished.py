@@ -106,5 +106,5 @@ def evaluate(
         else:
             config = dataclasses.replace(config, precision=precision, kernels=False)  # they do not know every format
     corpus = load_corpus(finished.record["corpus"])  # by its hash: the files it was built from may have changed
-    loss, error = evaluation.validation(static_of(config), params, finished.router, corpus, tokens or config.validation_tokens)
-    return {"loss": loss, "loss_se": error}
+    found = evaluation.validation(static_of(config), params, finished.router, corpus, tokens or config.validation_tokens)
+    return {"loss": found.loss, "loss_se": found.loss_se}

@@ -12,7 +12,7 @@ from models.accounting import REMAT
 from models.config import ModelConfig
 from models.precision import policy
 from scaling import recipe
-from scaling.data.corpora import Corpus
+from scaling.data.corpus import Corpus
 from scaling.errors import InputError
 from scaling.optimizers import OPTIMIZERS
 from scaling.schedules import SCHEDULES
@@ -137,10 +137,10 @@ class RunConfig:
 def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
     """Distinct training tokens that the run sees; InputError where the corpus cannot serve it."""
     context = config.model.context
-    available = (corpus.manifest["train_bytes"] - 1) // context * context
-    if available < context or corpus.manifest["validation_bytes"] <= 2 * context:
+    available = (corpus.train_tokens - 1) // context * context
+    if available < context or corpus.validation_tokens <= 2 * context:
         raise InputError(
-            f"context = {context} is too long for corpus {corpus.id}: its validation split has {corpus.manifest['validation_bytes']} tokens"
+            f"context = {context} is too long for corpus {corpus.id}: its validation split has {corpus.validation_tokens} tokens"
         )
     if config.tokens_trained > available * config.epochs:
         raise InputError(
@@ -174,7 +174,7 @@ def identify(config: dict[str, Any], **circumstances: Any) -> str:
 class RunRecord:
     """What a run leaves. Losses are nats per token on the corpus' validation set; `status` is done or diverged.
 
-    `flops` is the exact training count (`models.accounting`); `loss_se` the standard error over validation sequences.
+    `flops` is the exact training count (`models.accounting`); `loss_se` the standard error of the loss by bootstrap over blocks of the text.
     `flops_realised` adds what the count leaves out: padding of experts' rows and recomputed blocks. `flops_shared` is what a run cost that
     set out from another run's trunk (`scaling.train_horizons`). A distilled run's teacher cost `teacher_training_flops` once and
     `teacher_forward_flops` for the tokens of this run. `routers` holds per layer the experts' load (shares), the router's entropy
@@ -231,6 +231,8 @@ class RunRecord:
     bits: dict[str, float] = dataclasses.field(default_factory=dict)  # of weights, activations and cache
     memory_predicted: int | None = None  # bytes
     memory_peak: int | None = None
+    bits_per_byte: float | None = None  # where the bytes that a token stands for are known
+    bits_per_byte_se: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -91,7 +91,10 @@ class TrainState(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The training stream, the order in which its sequences are seen (sequence i starts at order[i] * context), and a teacher's weights."""
+    """The training stream, the order in which its sequences are seen (sequence i starts at order[i] * context), and a teacher's weights.
+
+    Of a large corpus the stream is the rows (sequences, context + 1) that the run reads, and `order` tells which row comes when.
+    """
 
     stream: Array
     order: Array
@@ -153,7 +156,10 @@ def distillation_loss(logits_BTV: Array, teacher_BTV: Array, temperature: Array)
 
 
 def _sequences(stream: Array, index_B: Array, context: int) -> tuple[Array, Array]:
-    """Inputs and targets, int32 BT, of the sequences that start at index * context."""
+    """Inputs and targets, int32 BT, of the sequences that start at index * context, or of rows of a stream that is cut up already."""
+    if stream.ndim == 2:
+        window = stream[index_B].astype(jnp.int32)
+        return window[:, :-1], window[:, 1:]
     window = jax.vmap(lambda i: jax.lax.dynamic_slice(stream, (i * context,), (context + 1,)))(index_B).astype(jnp.int32)
     return window[:, :-1], window[:, 1:]
 

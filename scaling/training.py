@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,8 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     memory = predicted_memory(config, corpus, here, teacher.model if teacher else None)
     check_memory(memory, available_memory())
     static = static_of(config, layout, teacher.model if teacher else None)
-    data = step.Data(
-        jnp.asarray(corpus.train()),
-        jnp.asarray(sequence_order(corpus, config.model.context, config.seed)),
-        (teacher.params, teacher.router) if teacher else None,
-    )
+    stream, (order,) = training_data(config, corpus, [config.seed])
+    data = step.Data(jnp.asarray(stream), jnp.asarray(order), (teacher.params, teacher.router) if teacher else None)
     data = placed(data, layout)
     identity = run_id(config, corpus.id, threads(), str(layout), teacher.record["run_id"] if teacher else None)
     return Job(config, corpus, static, data, hyper(config), identity, unique, memory, teacher)
@@ -128,7 +125,7 @@ def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teache
         kernels=config.kernels,
         teacher=teacher,
         copies=members * (devices if platform == "cpu" else 1),
-        corpus_bytes=corpus.manifest["train_bytes"] * (devices if platform == "cpu" else 1),
+        corpus_bytes=data_bytes(config, corpus) * (devices if platform == "cpu" else 1),
         platform=platform,
     )
 
@@ -207,18 +204,20 @@ class Run:
         job, config = self.job, self.job.config
         started = time.perf_counter()
         diverged = self.diverged_at
-        loss, error = float("nan"), float("nan")
+        found = None
         if diverged is None:
-            loss, error = evaluation.validation(job.static, self.state.params, self.state.router, job.corpus, config.validation_tokens)
-        finite = diverged is None and math.isfinite(loss)
+            found = evaluation.validation(job.static, self.state.params, self.state.router, job.corpus, config.validation_tokens)
+        finite = found is not None and math.isfinite(found.loss)
         reason = "" if finite else f"the loss or its gradient was not finite at step {config.steps if diverged is None else diverged}"
         rate = self.timed_steps * config.sequences * config.model.context / self.seconds if self.seconds else 0.0
         routers = self._router_summary() if finite else None
         curve = [float(part.mean()) for part in np.array_split(np.array(self.losses)[:, 0], CURVE_POINTS) if part.size]
         return RunRecord(
             **identity(job),
-            loss=loss if finite else None,
-            loss_se=error if finite else None,
+            loss=found.loss if found and finite else None,
+            loss_se=found.loss_se if found and finite else None,
+            bits_per_byte=found.bits_per_byte if found and finite else None,
+            bits_per_byte_se=found.bits_per_byte_se if found and finite else None,
             status="done" if finite else "diverged",
             reason=reason,
             train_seconds=self.seconds,
@@ -259,12 +258,38 @@ def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> f
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
-    """The order in which sequences of `context` tokens are seen, int32: one permutation a corpus, context and seed.
+    """The order in which sequences of `context` tokens are seen (`Corpus.order`)."""
+    return corpus.order(context, seed)
 
-    A shorter run sees a prefix of what a longer one sees, at every model size.
+
+def training_data(config: RunConfig, corpus: Corpus, seeds: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What lies on the device for runs of `config` with `seeds`: a stream, and for each seed the order in which it is read.
+
+    A corpus that is not `resident` gives the sequences that the runs read and no others, in rows of the order they are read in. Rows are
+    filled up to a power of two, so that runs of like length share a compilation.
     """
-    count = (corpus.manifest["train_bytes"] - 1) // context
-    return np.random.Generator(np.random.Philox(key=[seed, context])).permutation(count).astype(np.int32)
+    context = config.model.context
+    if corpus.resident:
+        return corpus.train(), [sequence_order(corpus, context, seed) for seed in seeds]
+    count, kept = _rows(config, corpus)
+    rows = np.zeros((len(seeds) * kept, context + 1), corpus.dtype)
+    for place, seed in enumerate(seeds):
+        rows[place * kept : place * kept + count] = corpus.sequences(context, seed, count)
+    return rows, [np.arange(kept, dtype=np.int32) + place * kept for place in range(len(seeds))]
+
+
+def _rows(config: RunConfig, corpus: Corpus) -> tuple[int, int]:
+    """Sequences that a run reads of a corpus that is not resident, and rows kept for them."""
+    available = (corpus.train_tokens - 1) // config.model.context
+    count = min(config.steps * config.sequences, available)
+    return count, count if count == available else 1 << (count - 1).bit_length()
+
+
+def data_bytes(config: RunConfig, corpus: Corpus) -> int:
+    """Of training tokens on the device."""
+    if corpus.resident:
+        return corpus.train_tokens * corpus.dtype.itemsize
+    return _rows(config, corpus)[1] * (config.model.context + 1) * corpus.dtype.itemsize
 
 
 def hyper(config: RunConfig) -> step.Hyper:

@@ -1,188 +1,213 @@
-"""Corpora: from files to a shuffled byte stream with a fixed validation set, built once and kept by its hash.
-
-Files are cut at line ends into chunks, chunks that say the same are kept once, and the sha256 of a chunk decides its place in
-the stream and whether it is validation. So validation is exchangeable with training, and the split survives re-ordering.
-"""
+"""Corpora by name: built once, kept by their hash, and found again by it, by their own name, or by where they came from."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
-import shutil
-import string
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-
-from scaling.data import sources
+from scaling.data import grm, huggingface, sources, token_files
+from scaling.data.building import build, build_from_tokens
+from scaling.data.corpus import Corpus, open_corpus
+from scaling.data.records import FIELD
+from scaling.data.sidecars import read_json
 from scaling.errors import InputError
 from scaling.paths import cache_folder
 
-CHUNK_BYTES = 4096
-MIN_BYTES = 100_000
-VALIDATION_SHARE = 0.02
-VALIDATION_MIN_BYTES = 100_000  # aimed at, up to a fifth of a small corpus
-VALIDATION_LEAST_BYTES = 8192
-_NOT_ALPHANUMERIC = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
-_SPLIT_SALT = b"isoloss-split-1"
+_ID = re.compile(r"[\w.-]+@[0-9a-f]{8}")
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
-    """A built corpus. `id` is NAME@HASH: eight hex digits of the sha256 of its two streams. One token is one byte."""
-
-    name: str
-    folder: Path
-    manifest: dict
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}@{self.manifest['sha256'][:8]}"
-
-    def train(self) -> np.ndarray:
-        """The training stream, uint8, memory-mapped."""
-        return np.memmap(self.folder / "train.bin", dtype=np.uint8, mode="r")
-
-    def validation(self) -> np.ndarray:
-        """The validation stream, uint8, memory-mapped."""
-        return np.memmap(self.folder / "validation.bin", dtype=np.uint8, mode="r")
-
-
-def load_corpus(name: str) -> Corpus:
-    """The corpus called `name`, built now if it has not been: `python-source`, NAME@HASH, or the path of a text or a folder.
-
-    A build is kept for good: upgraded packages do not change a corpus behind the back of the runs that used it.
+class Options:
+    """How a corpus is built. `name` is kept as a name of its own; `field` is the key or column that holds text; `tokens` is about how many
+    tokens of the source are taken (bytes of distinct text, before a BPE); `bpe` is the vocabulary of a BPE trained on the train split.
     """
-    if "@" in name and (_shelf() / name).is_dir():
-        return _open(_shelf() / name)
-    if "@" in name and not Path(name).exists():
-        raise InputError(f"corpus {name!r} is not in {_shelf()}; `isoloss data list` shows what is")
-    if name == sources.PYTHON_SOURCE:
-        return _built(name, name, sources.python_source())
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise InputError(f"corpus {name!r} is neither {sources.PYTHON_SOURCE!r}, a built NAME@HASH nor an existing file or folder")
-    texts = list(sources.text_files(path))
-    label = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.resolve().name.split(".")[0]) or "text"
-    fingerprint = hashlib.sha256(b"".join(hashlib.sha256(text).digest() for _, text in texts)).hexdigest()[:16]
-    return _built(label, f"{label}-{fingerprint}", texts)
+
+    name: str | None = None
+    field: str = FIELD
+    tokens: int | None = None
+    bpe: int | None = None
+
+
+def load_corpus(name: str, options: Options | None = None) -> Corpus:
+    """The corpus called `name`, built now if it has not been.
+
+    `python-source`, `grm` (`grm:order=6`), `hf:NAME`, the path of a text, of JSON lines, a Parquet table, an archive, a token file or a
+    folder; or, of one built before, NAME@HASH or the name it was given. A build is kept for good: upgraded packages and changed files do
+    not change a corpus behind the back of the runs that used it. InputError for a name that leads nowhere.
+    """
+    options = options or Options()
+    _check(options)
+    if _ID.fullmatch(name) and ((_shelf() / name).is_dir() or not Path(name).exists()):
+        corpus = _by_id(name)
+    elif _NAME.fullmatch(name) and _pointer("names", name).exists():
+        corpus = open_corpus(_pointed(_pointer("names", name)) or _gone(name))
+    else:
+        return _named(_from_source(name, options), options)
+    if options.tokens is not None:
+        raise InputError(f"corpus {name!r} is built; give tokens with the source that it is built from")
+    return _named(corpus, options)
+
+
+def _named(corpus: Corpus, options: Options) -> Corpus:
+    """`corpus`, or its BPE, under the name that was asked for."""
+    if options.bpe is not None:
+        corpus = _with_bpe(corpus, options)
+    if options.name is not None:
+        _point(_pointer("names", options.name), corpus.folder)
+    return corpus
 
 
 def list_corpora() -> list[Corpus]:
     """Every corpus built so far."""
-    return [_open(path.parent) for path in sorted(_shelf().glob("*@*/manifest.json"))]
+    return [open_corpus(path.parent) for path in sorted(_shelf().glob("*@*/manifest.json"))]
+
+
+def names() -> dict[str, str]:
+    """The names given to corpora, and the ids they stand for."""
+    found = {path.stem: _pointed(path) for path in sorted((_shelf() / "names").glob("*.json"))}
+    return {name: folder.name for name, folder in found.items() if folder}
+
+
+def same_corpus(corpus: Corpus, recorded: Iterable[str], where: str) -> None:
+    """InputError where runs in `where` were made on another corpus than `corpus`; says how to go on with theirs.
+
+    `recorded` are the corpus ids of the runs' records.
+    """
+    others = sorted(set(recorded) - {corpus.id})
+    if not others:
+        return
+    old = others[0]
+    kept = (_shelf() / old).is_dir() if _ID.fullmatch(old) else False
+    back = f'set corpus = "{old}" to go on with it' if kept else _way_back(old)
+    raise InputError(
+        f"{where}: its runs are on corpus {old}, not on {corpus.id}; losses on the two are not comparable: {back}, or use another store"
+    )
 
 
 def _shelf() -> Path:
     return cache_folder() / "corpora"
 
 
-def _open(folder: Path) -> Corpus:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for stream in ("train", "validation"):
-        size = (folder / f"{stream}.bin").stat().st_size
-        if size != manifest[f"{stream}_bytes"]:
-            raise InputError(
-                f"corpus {folder}: {stream}.bin has {size} bytes, its manifest says {manifest[f'{stream}_bytes']};"
-                " delete the folder to build it again"
-            )
-    return Corpus(folder.name.split("@")[0], folder, manifest)
+def _check(options: Options) -> None:
+    if options.name is not None and not _NAME.fullmatch(options.name):
+        raise InputError(f"name {options.name!r}: letters, digits, dots, dashes and underscores are allowed, and no folder")
+    if options.name is not None and (options.name == sources.PYTHON_SOURCE or grm.is_grm(options.name)):
+        raise InputError(f"name {options.name!r}: is that of a source; choose another")
+    if options.tokens is not None and options.tokens < 1:
+        raise InputError(f"tokens = {options.tokens}: at least one is needed")
 
 
-def _built(name: str, key: str, texts: Iterable[tuple[str, bytes]]) -> Corpus:
-    """The corpus that `key` was built into before, or a new build. The pointer is written last, so a killed build is no build."""
-    pointer = _shelf() / f"{key}.json"
-    if pointer.exists():
-        folder = _shelf() / json.loads(pointer.read_text())["folder"]
-        if folder.is_dir():
-            return _open(folder)
-    folder = build(name, texts, _shelf())
+def _by_id(name: str) -> Corpus:
+    folder = _shelf() / name
+    if not folder.is_dir():
+        raise InputError(f"corpus {name!r} is not in {_shelf()}; `isoloss data list` shows what is; {_way_back(name)}")
+    return open_corpus(folder)
+
+
+def _way_back(name: str) -> str:
+    """How to get a corpus that is not here."""
+    own, _, _ = name.partition("@")
+    others = sorted(path.parent.name for path in _shelf().glob(f"{own}@*/manifest.json"))
+    here = f" (here: {', '.join(others)})" if others else ""
+    if own == sources.PYTHON_SOURCE:
+        how = "or build it again with the versions of Python and packages that its manifest names"
+    elif own.split("-")[0] == grm.NAME:
+        how = "or build it again with the parameters in its name (isoloss data build grm:...)"
+    else:
+        how = "or build it again from the same files"
+    return f"to get it back copy the folder {name} from where it was built{here}, {how}"
+
+
+def _gone(name: str) -> Path:
+    raise InputError(f"corpus {name!r}: the folder that the name stands for is gone from {_shelf()}; build it again with --name {name}")
+
+
+def _from_source(name: str, options: Options) -> Corpus:
+    """The corpus of a source: what it was built into before, or a new build."""
+    shelf, limit = _shelf(), options.tokens
+    if name == sources.PYTHON_SOURCE:
+        key = name if limit is None else f"{name}-{limit}"
+        return _built(key, lambda: build(name, sources.python_source(), shelf, limit=limit))
+    if grm.is_grm(name):
+        if limit is not None:
+            raise InputError(f"corpus {name!r}: has no end, and a run draws as many tokens as it reads; leave tokens out")
+        parameters = grm.parse(name)
+        return _built(grm.label(parameters), lambda: grm.build_grm(parameters, shelf))
+    if huggingface.is_hf(name):
+        dataset = huggingface.parse(name)
+        key = f"{dataset.label}-{_hex(dataset, options.field, limit)}"
+        return _built(key, lambda: build(dataset.label, huggingface.texts(dataset, options.field), shelf, limit=limit))
+    return _from_path(name, options)
+
+
+def _from_path(name: str, options: Options) -> Corpus:
+    path, shelf, limit = Path(name).expanduser(), _shelf(), options.tokens
+    if not path.exists():
+        raise InputError(
+            f"corpus {name!r} is neither {sources.PYTHON_SOURCE!r}, grm, hf:NAME, a built NAME@HASH nor an existing file or folder{_near(name)}"
+        )
+    label = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.resolve().name.split(".")[0]) or "text"
+    # What is there is recognised by sizes and times of its files, so that gigabytes need not be read to find what was built from them.
+    files = [(str(file), (seen := file.stat()).st_size, seen.st_mtime_ns) for file in sources.files_of(path.resolve())]
+    if path.suffix in token_files.SUFFIXES and path.is_file():
+        tokens = token_files.open_tokens(path)
+        key = f"{label}-{_hex(files, tokens.sidecar, limit)}"
+        return _built(key, lambda: build_from_tokens(label, tokens, shelf, limit=limit))
+    key = f"{label}-{_hex(files, options.field, limit)}"
+    return _built(key, lambda: build(label, sources.texts(path, options.field), shelf, limit=limit))
+
+
+def _with_bpe(corpus: Corpus, options: Options) -> Corpus:
+    from scaling.data import bpe
+
+    size = bpe.check_size(options.bpe)
+    return _built(f"{corpus.id}-bpe{size}", lambda: bpe.build_bpe(corpus, size, _shelf()))
+
+
+def _near(name: str) -> str:
+    known = [*names(), *(path.parent.name for path in _shelf().glob("*@*/manifest.json"))]
+    close = difflib.get_close_matches(name, known, 3, 0.6)
+    return f"; there is {', '.join(close)}" if close else ""
+
+
+def _hex(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _pointer(folder: str, key: str) -> Path:
+    return _shelf() / folder / f"{key}.json"
+
+
+def _pointed(pointer: Path) -> Path | None:
+    """The corpus folder that a pointer names, if it is there."""
+    try:
+        folder = read_json(pointer).get("folder")
+    except InputError:
+        return None
+    if not isinstance(folder, str) or not _ID.fullmatch(folder):  # nothing outside the shelf
+        return None
+    return _shelf() / folder if (_shelf() / folder).is_dir() else None
+
+
+def _point(pointer: Path, folder: Path) -> None:
+    pointer.parent.mkdir(parents=True, exist_ok=True)
     temporary = pointer.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps({"folder": folder.name}))
     temporary.replace(pointer)
-    return _open(folder)
 
 
-def build(name: str, texts: Iterable[tuple[str, bytes]], shelf: Path) -> Path:
-    """Builds `shelf/NAME@HASH` (train.bin, validation.bin, manifest.json) from (label, UTF-8 bytes) pairs; returns the folder."""
-    files, seen, chunks, duplicates = 0, set(), [], 0
-    origin_bytes: dict[str, int] = {}
-    for label, text in texts:
-        files += 1
-        origin_bytes[label.split("/")[0]] = origin_bytes.get(label.split("/")[0], 0) + len(text)
-        for chunk in _chunks(text):
-            same = hashlib.sha256(chunk.lower().translate(None, _NOT_ALPHANUMERIC)).digest()
-            if same in seen:
-                duplicates += 1
-                continue
-            seen.add(same)
-            chunks.append((hashlib.sha256(_SPLIT_SALT + chunk).digest(), chunk))
-    total = sum(len(chunk) for _, chunk in chunks)
-    if total < MIN_BYTES:
-        raise InputError(f"corpus {name!r} has {total} bytes of distinct text in {files} files; at least {MIN_BYTES} are needed")
-    chunks.sort()
-    share = min(0.2, max(VALIDATION_SHARE, VALIDATION_MIN_BYTES / total))
-    held_out = [chunk for key, chunk in chunks if _fraction(key) < share]
-    training = [chunk for key, chunk in chunks if _fraction(key) >= share]
-    streams = {"train": b"\n\n".join(training), "validation": b"\n\n".join(held_out)}
-    if len(streams["validation"]) < VALIDATION_LEAST_BYTES:
-        raise InputError(
-            f"corpus {name!r}: only {len(streams['validation'])} bytes fell to the validation split, at least {VALIDATION_LEAST_BYTES} are needed;"
-            " give more text, or text with shorter lines"
-        )
-    digest = hashlib.sha256(hashlib.sha256(streams["train"]).digest() + hashlib.sha256(streams["validation"]).digest()).hexdigest()
-    manifest = {
-        "name": name,
-        "sha256": digest,
-        "train_bytes": len(streams["train"]),
-        "validation_bytes": len(streams["validation"]),
-        "files": files,
-        "chunks": len(chunks),
-        "duplicate_chunks_dropped": duplicates,
-        "validation_share": share,
-        "tokenizer": "bytes",
-        "vocab_size": 256,
-        "origin_bytes": origin_bytes,
-        "origin_versions": sources.versions(origin_bytes),
-        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    return _write(shelf / f"{name}@{digest[:8]}", streams, manifest)
-
-
-def _write(folder: Path, streams: dict[str, bytes], manifest: dict) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(".building-*"):  # of builds that were killed
-        if time.time() - stale.stat().st_mtime > 3600:
-            shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-    for stream, data in streams.items():
-        (temporary / f"{stream}.bin").write_bytes(data)
-    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    try:
-        temporary.rename(folder)
-    except OSError:  # the same text was built before, or by another process just now
-        shutil.rmtree(temporary)
-        if not (folder / "manifest.json").exists():
-            raise
-    return folder
-
-
-def _chunks(text: bytes) -> Iterator[bytes]:
-    """`text` in pieces of at least CHUNK_BYTES that end at line ends (the last may be shorter; blank ones are left out)."""
-    start = 0
-    while start < len(text):
-        end = text.find(b"\n", start + CHUNK_BYTES) + 1
-        end = end if 0 < end <= start + 4 * CHUNK_BYTES else min(start + CHUNK_BYTES, len(text))
-        chunk = text[start:end].strip(b"\n")
-        if chunk.strip():
-            yield chunk
-        start = end
-
-
-def _fraction(key: bytes) -> float:
-    return int.from_bytes(key[-8:], "big") / 2**64
+def _built(key: str, make: Callable[[], Path]) -> Corpus:
+    """The corpus that `key` was built into before, or a new build. The pointer is written last, so a killed build is no build."""
+    pointer = _pointer("", key)
+    folder = _pointed(pointer)
+    if folder is None:
+        folder = make()
+        _point(pointer, folder)
+    return open_corpus(folder)

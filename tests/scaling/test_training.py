@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import nnx
 
 import models
 from scaling import recipe, step
+from scaling.data import corpus
 from scaling.data.corpora import load_corpus
 from scaling.devices import threads
 from scaling.errors import InputError
@@ -46,6 +48,8 @@ def test_a_run_learns_and_its_record_is_right(record):
     assert record.tokens == 32 * 2 * 320 == record.unique_tokens
     assert record.flops == models.training_flops(SHAPE).training * record.tokens
     assert record.params == models.count_params(SHAPE).total
+    assert record.bits_per_byte == pytest.approx(record.loss / math.log(2), rel=1e-12)
+    assert record.bits_per_byte_se == pytest.approx(record.loss_se / math.log(2), rel=1e-9)
 
 
 def test_the_same_run_twice_gives_the_same_bits(record, text_folder):
@@ -53,6 +57,13 @@ def test_the_same_run_twice_gives_the_same_bits(record, text_folder):
     assert again.loss == record.loss
     assert again.train_loss == record.train_loss
     assert again.run_id == record.run_id
+
+
+def test_a_corpus_too_large_for_the_device_gives_the_same_bits(record, text_folder, monkeypatch):
+    """Of such a corpus the run gets the sequences that it reads, in rows, not the stream they stand in."""
+    monkeypatch.setattr(corpus, "RESIDENT_BYTES", 0)
+    rows = train(config(text_folder))
+    assert (rows.run_id, rows.loss, rows.train_loss) == (record.run_id, record.loss, record.train_loss)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(record, text_folder, tmp_path):
@@ -130,11 +141,11 @@ def test_a_diverged_run_is_a_record(text_folder):
 
 
 def test_shorter_runs_see_a_prefix_and_seeds_see_other_orders(text_folder):
-    corpus = load_corpus(str(text_folder))
-    order = sequence_order(corpus, 32, seed=0)
+    text = load_corpus(str(text_folder))
+    order = sequence_order(text, 32, seed=0)
     assert sorted(order) == list(range(order.size))
-    np.testing.assert_array_equal(order, sequence_order(corpus, 32, seed=0))
-    assert (order != sequence_order(corpus, 32, seed=1)).mean() > 0.99
+    np.testing.assert_array_equal(order, sequence_order(text, 32, seed=0))
+    assert (order != sequence_order(text, 32, seed=1)).mean() > 0.99
 
 
 def test_identity_depends_on_everything_but_the_label(text_folder):
@@ -221,8 +232,8 @@ def test_one_compilation_serves_all_learning_rates_and_batches(text_folder):
     compiled: Any = step.train_steps
     before = compiled._cache_size()
     static = step.Static(SHAPE, "fp32", 2, "wsd")
-    corpus = load_corpus(str(text_folder))
-    data = step.Data(jnp.asarray(corpus.train()), jnp.asarray(sequence_order(corpus, 32, 0)))
+    text = load_corpus(str(text_folder))
+    data = step.Data(jnp.asarray(text.train()), jnp.asarray(sequence_order(text, 32, 0)))
     for rate, batch in ((1e-3, 2), (1e-2, 6)):
         run = hyper(config(text_folder, learning_rate=rate, batch=batch, tokens=10**6))
         compiled(static, step.initialise(static, jnp.int32(0)), data, run, jnp.int32(2))
