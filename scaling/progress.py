@@ -78,6 +78,10 @@ class SweepProgress:
         else:
             self._console.print(f"[{self._finished}/{self._runs}] {line}  {self._left()}")
 
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+        (self._bar.console if self._bar is not None else self._console).print(text)
+
     def close(self) -> None:
         """Gives the terminal back, also after an error."""
         if self._bar is not None:
