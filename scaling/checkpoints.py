@@ -67,7 +67,7 @@ def restore(folder: str | Path, run: str, state: State, say: Callable[[str], Non
 
 
 def _read(checkpointer: ocp.training.Checkpointer, step: int, run: str, state: State, path: Path) -> tuple[State, Past]:
-    metadata: dict[str, Any] = checkpointer.checkpointables_metadata(step).custom_metadata or {}
+    metadata: Any = checkpointer.checkpointables_metadata(step).custom_metadata or {}
     if metadata.get("run_id") != run:
         raise InputError(f"checkpoint {path}: belongs to another run; choose an empty folder")
     leaves = checkpointer.load(step, jax.tree.leaves(state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from importlib import resources
 from pathlib import Path
@@ -71,7 +72,12 @@ class Demo:
 
 
 def run_demo(
-    out: str | Path, plan: str | Path | Plan | None = None, *, workers: int | None = None, progress: sweeps.Progress | None = None
+    out: str | Path,
+    plan: str | Path | Plan | None = None,
+    *,
+    workers: int | None = None,
+    progress: sweeps.Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> Demo:
     """Does the main job in the folder `out` and leaves runs.sqlite, curve.json, figures, results.json and index.html there.
 
@@ -83,11 +89,12 @@ def run_demo(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
     chosen = read_plan(plan) if plan is not None else read_plan(builtin_plan())
-    if len(chosen.budgets.flops) < 2 or not chosen.budgets.holdout:
+    if chosen.budgets is None or len(chosen.budgets.flops) < 2 or not chosen.budgets.holdout:
         raise InputError("demo: the plan needs at least two budgets and a holdout")
-    _check(sweeps.prepare(chosen))
+    prepared = sweeps.prepare(chosen)
+    _check(prepared)
     out.mkdir(parents=True, exist_ok=True)
-    runs = sweeps.sweep(chosen, out / "runs.sqlite", workers=workers, progress=progress)
+    runs = sweeps.sweep(prepared, out / "runs.sqlite", workers=workers, progress=progress, stop=stop)
     finished = runs[runs["status"] == "done"].reset_index(drop=True)
     baseline = finished[finished["arm"] == chosen.arms[0].name]
     seen, held = baseline[~baseline["holdout"]], baseline[baseline["holdout"]]
@@ -118,6 +125,7 @@ def run_demo(
 
 def _check(prepared: sweeps.Sweep) -> None:
     """Refuses, before anything is made, a plan whose runs could not be fitted or compared."""
+    assert prepared.plan.budgets is not None
     lowest, highest = min(prepared.plan.budgets.holdout), max(prepared.plan.budgets.flops)
     if lowest <= highest:
         raise InputError(f"demo: the holdout {lowest:g} must lie above the fitted budgets, which go to {highest:g}")

@@ -108,7 +108,7 @@ class Plan(Strict):
     def _shapes(self, arm: Arm, budget: float, holdout: bool, vocab_size: int) -> list[tuple[ModelConfig, int]]:
         assert self.ladder is not None
         assert self.budgets is not None
-        own = {"context": self.ladder.context, "vocab_size": vocab_size} | given(arm, SHAPE_KEYS)
+        own: dict[str, Any] = {"context": self.ladder.context, "vocab_size": vocab_size} | given(arm, SHAPE_KEYS)
         shapes = []
         for width in arm.widths or self.ladder.widths:
             shape = models.ladder(width, **own)
@@ -125,7 +125,7 @@ class Plan(Strict):
         return sorted(kept, key=lambda shape: shape[0].width)
 
     def _listed(self, run: Run, vocab_size: int) -> list[Job]:
-        own = {"vocab_size": vocab_size} | given(run, SHAPE_KEYS)
+        own: dict[str, Any] = {"vocab_size": vocab_size} | given(run, SHAPE_KEYS)
         shape = ModelConfig(**own) if {"layers", "heads"} <= own.keys() else models.ladder(own.pop("width"), **own)
         flops = models.training_flops(shape).training
         tokens = run.tokens or int((run.flops or 0.0) / flops)

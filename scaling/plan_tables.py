@@ -96,7 +96,7 @@ class Arm(_Rated, _ArmKeys):
 class Train(_Rated, _TrainKeys):
     """Fields of `scaling.RunConfig` that all runs share, and the seeds."""
 
-    seeds: Seeds = [0]
+    seeds: Seeds = pydantic.Field(default=[0])
 
 
 class Run(_Rated, _AllKeys):

@@ -6,12 +6,16 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 
 class Stopped(Exception):
-    """A sweep was told to stop and left its state; the same call carries on."""
+    """A sweep was told to stop, by `signal`, and left its state; the same call carries on."""
+
+    def __init__(self, message: str, number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.signal = int(number)
 
 
 class Signals(threading.Event):
@@ -21,7 +25,7 @@ class Signals(threading.Event):
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[Signals]:
+def signals() -> Generator[Signals]:
     """SIGTERM and SIGINT set the event that is given, as long as this lasts. In another thread than the main one: nothing."""
     told = Signals()
 

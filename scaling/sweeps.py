@@ -7,9 +7,10 @@ import dataclasses
 import os
 import platform
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -154,7 +155,8 @@ class _Work:
                 settings.stop.wait(WAIT_SECONDS)
                 missing = self._missing()
         if settings.stop.is_set() and missing:
-            raise Stopped(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} runs are finished; the same command carries on")
+            told = getattr(settings.stop, "number", signal.SIGTERM)
+            raise Stopped(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} runs have ended; the same command carries on", told)
 
     def _missing(self) -> dict[str, Job]:
         """Runs that have not ended, and have not failed in this sweep."""
@@ -166,7 +168,7 @@ class _Work:
         return labels | {"config": job.config.as_dict(), "tokens": job.config.tokens_trained, "flops": job.flops, "steps": job.config.steps}
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
+    def beating(self) -> Generator[None]:
         """Renews the heartbeats of the runs that are held; gives back what is still held at the end."""
         over = threading.Event()
 

@@ -187,8 +187,7 @@ class Run:
         self.job, self.state = job, state
         self._compiled = compiled
         self.losses = past.curve  # loss and gradient norm of each step
-        # Means over calls in the last tenth of the steps.
-        self.routers = [step.Metrics(*(np.asarray(part, np.float32) for part in row)) for row in past.routers]
+        self.routers = [_metrics(row) for row in past.routers]  # means over calls in the last tenth of the steps
         self.seconds, self.timed_steps = past.seconds, past.timed_steps
 
     @property
@@ -279,6 +278,11 @@ class Run:
             {"load": load.tolist(), "entropy": float(entropy), "dropped": float(dropped)}
             for load, entropy, dropped in zip(mean.load_LE, mean.entropy_L, mean.dropped_L, strict=True)
         ]
+
+
+def _metrics(row: list[Any]) -> step.Metrics:
+    parts: list[Any] = [np.asarray(part, np.float32) for part in row]
+    return step.Metrics(*parts)
 
 
 def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:

@@ -1,7 +1,7 @@
 """A sweep's worker: `python -m scaling.worker` reads tasks (`scaling.engines.tasks.Task`) as JSON lines and answers with records.
 
 Answers, one JSON object a line: {"progress": [done, steps]}, {"note": text}, and one of {"record": ...}, {"failed": reason} and
-{"stopped": why} to end with. The line {"stop": true} and SIGTERM ask the worker to leave a checkpoint, say {"stopped": ...} and end. When its
+{"stopped": why} to end with. {"measure": configuration, "seconds": of steps} is answered with {"timing": ...}. The line {"stop": true} and SIGTERM ask the worker to leave a checkpoint, say {"stopped": ...} and end. When its
 input ends it leaves at once, in mid-run too: a killed sweep leaves no process behind.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the sweep too, which then says what to do
     threading.Thread(target=_read, args=(asked, leave), daemon=True).start()
 
-    from scaling.engines.tasks import Task, perform
+    from scaling.engines.tasks import Task, measure, perform
     from scaling.paths import use_compilation_cache
 
     use_compilation_cache()
@@ -52,7 +52,10 @@ def main() -> None:
             say(progress=[done, steps])
 
     while not stop.is_set() and (question := asked.get()) is not None:
-        say(**perform(Task(**question), progress, stop.is_set, lambda text: say(note=text)))
+        if "measure" in question:
+            say(**measure(question["measure"], question["seconds"]))
+        else:
+            say(**perform(Task(**question), progress, stop.is_set, lambda text: say(note=text)))
     os._exit(0)
 
 

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from scaling.devices import ONE_THREAD, cores
 from scaling.engines import WORKER_THREADS, Listener, Settings, tasks
@@ -63,7 +63,7 @@ class _Hand(threading.Thread):
     def __init__(self, queue: Queue, ids: dict[Job, str], listener: Listener, settings: Settings):
         super().__init__(daemon=True)
         self._queue, self._ids, self._listener, self._settings = queue, ids, listener, settings
-        self._process: subprocess.Popen[str] | None = None
+        self._worker: Worker | None = None
         self._lost: collections.Counter[Job] = collections.Counter()  # workers, by the job that they had
         self._stopped = False
         self.error: BaseException | None = None
@@ -71,33 +71,29 @@ class _Hand(threading.Thread):
     def run(self) -> None:
         shapes: set[tuple] = set()
         try:
-            with tempfile.TemporaryFile("w+") as log:
-                while not self._stopped and (job := self._queue.take(shapes)) is not None:
-                    if self._process is None or self._process.poll() is not None:
-                        _close(self._process)
-                        self._process, shapes = _start(log), {shape_of(job.config)}
-                        if self._stopped:  # between the two lines above, perhaps
-                            break
-                    self._do(job, log)
+            while not self._stopped and (job := self._queue.take(shapes)) is not None:
+                if self._worker is None or not self._worker.alive:
+                    if self._worker is not None:
+                        self._worker.kill()
+                    self._worker, shapes = Worker(), {shape_of(job.config)}
+                    if self._stopped:  # between the two lines above, perhaps
+                        break
+                self._do(job, self._worker)
         except BaseException as error:  # a listener's error (a full disk, say) ends the sweep, in the thread that asked for it
             if not self._stopped:
                 self.error = error
         finally:
             self.stop()
 
-    def _do(self, job: Job, log: IO[str]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(dataclasses.asdict(tasks.task_of(job, self._ids[job], self._settings))) + "\n")
-            self._process.stdin.flush()
-            for line in self._process.stdout:
-                with self._queue.lock:
-                    if self._heard(job, json.loads(line)):
-                        return
+    def _do(self, job: Job, worker: Worker) -> None:
+        for answer in worker.ask(dataclasses.asdict(tasks.task_of(job, self._ids[job], self._settings))):
+            if "stopped" in answer:
+                worker.wait()  # it ends of itself
+            with self._queue.lock:
+                if self._heard(job, answer):
+                    return
         if not self._stopped:
-            self._worker_lost(job, self._process.wait(), _last_line(log))
+            self._worker_lost(job, worker)
 
     def _heard(self, job: Job, answer: dict) -> bool:
         """Passes on what the worker said; True if it was the last of this job."""
@@ -113,16 +109,15 @@ class _Hand(threading.Thread):
         elif "failed" in answer:
             self._listener.failed(job, answer["failed"])
         else:
-            assert self._process is not None
-            self._process.wait()  # it ends of itself
             self._listener.released(job)
         return True
 
-    def _worker_lost(self, job: Job, status: int, last: str) -> None:
+    def _worker_lost(self, job: Job, worker: Worker) -> None:
         """The job is begun again, from its last checkpoint if it left one, or noted as failed."""
+        status = worker.wait()
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
         memory = ", as the kernel does when memory runs out" if status == -signal.SIGKILL else ""
-        reason = f"the worker process was ended {how}{memory}: {last}"
+        reason = f"the worker process was ended {how}{memory}: {worker.last_words()}"
         self._lost[job] += 1
         again = self._lost[job] <= self._settings.retries
         with self._queue.lock:
@@ -134,45 +129,75 @@ class _Hand(threading.Thread):
                 self._listener.failed(job, f"{reason} (tried {self._lost[job]} times)")
 
     def ask_to_stop(self) -> None:
-        process = self._process
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # it may have ended by itself
-                process.stdin.write(json.dumps({"stop": True}) + "\n")
-                process.stdin.flush()
+        if self._worker is not None:
+            self._worker.tell({"stop": True})
 
     def stop(self) -> None:
         self._stopped = True
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            _close(self._process)
+        if self._worker is not None:
+            self._worker.kill()
+
+
+class Worker:
+    """A worker process (`scaling.worker`): questions and answers as lines of JSON."""
+
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "scaling.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | worker_environment() | {"PYTHONUNBUFFERED": "1"},
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def tell(self, question: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it may have ended
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+
+    def ask(self, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the worker answers, up to the last answer to this question, or until it dies."""
+        assert self._process.stdout is not None
+        self.tell(question)
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            yield answer
+            if not answer.keys() & {"progress", "note"}:
+                return
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        return self._process.wait()
+
+    def last_words(self) -> str:
+        """The last line that it left on stderr."""
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        return lines[-1] if lines else "it left no message"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # a dead worker leaves no one to flush to
+                    pipe.close()
 
 
 def worker_environment() -> dict[str, str]:
     """What makes a run single-threaded, whoever makes it: the bits of its losses depend on it."""
     flags = os.environ.get("XLA_FLAGS", "")
     return {"NPROC": str(WORKER_THREADS), "XLA_FLAGS": flags if ONE_THREAD in flags else f"{flags} {ONE_THREAD}".strip()}
-
-
-def _start(log: IO[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "scaling.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=os.environ | worker_environment() | {"PYTHONUNBUFFERED": "1"},
-    )
-
-
-def _close(process: subprocess.Popen[str] | None) -> None:
-    for pipe in (process.stdin, process.stdout) if process is not None else ():
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # a dead worker leaves no one to flush to
-                pipe.close()
-
-
-def _last_line(log: IO[str]) -> str:
-    log.seek(0)
-    lines = log.read().strip().splitlines()
-    return lines[-1] if lines else "it left no message"

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from scaling.devices import cores
@@ -33,7 +33,7 @@ def run_on_ray(jobs: Sequence[Job], ids: dict[Job, str], listener: Listener, set
 
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[None]:
+def cluster(address: str | None) -> Generator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or to one that is started here; one that there is already is used."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -46,7 +46,9 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         ray.init(address, **quiet, **({"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}))
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"ray: no cluster can be reached at {address!r}: {' '.join(str(error).split())}; `ray status` shows one") from error
+        raise InputError(
+            f"ray: no cluster can be reached at {address!r}: {' '.join(str(error).split())}; `ray status` shows one"
+        ) from error
     try:
         yield
     finally:
@@ -117,13 +119,11 @@ class _Round:
         self._tasks: dict[Any, Job] = {}
         self._parcels: dict[str, list[Any]] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._remote = ray.remote(perform).options(
-            num_cpus=settings.cpus,
-            num_gpus=settings.gpus,
-            max_retries=settings.retries,
-            runtime_env={"env_vars": environment()},
-        )
+        board: Any = ray.remote(Board)
+        self._board = board.options(num_cpus=0, scheduling_strategy=here).remote()
+        self._remote: Any = ray.remote(
+            num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries, runtime_env={"env_vars": environment()}
+        )(perform)
 
     def run(self) -> None:
         import ray
@@ -160,7 +160,9 @@ class _Round:
             task = dataclasses.asdict(tasks.task_of(job, self._ids[job], self._settings))
             # Ray sets so much memory of a node aside. On an accelerator it is not the host's that a run needs.
             memory = {} if self._settings.gpus else {"memory": host_bytes(job.config)}
-            ref = self._remote.options(name=f"isoloss {self._ids[job]}", **memory).remote(task, self._board, self._parcel(job.config.corpus))
+            ref = self._remote.options(name=f"isoloss {self._ids[job]}", **memory).remote(
+                task, self._board, self._parcel(job.config.corpus)
+            )
             self._tasks[ref] = job
             room -= 1
 
@@ -175,16 +177,15 @@ class _Round:
 
     def _collect(self, timeout: float) -> None:
         import ray
+        from ray.exceptions import RayError
 
         ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout) if self._tasks else ([], [])
         for ref in ready:
             job = self._tasks.pop(ref)
+            answer: dict[str, Any] = {}
             try:
                 answer = ray.get(ref)
-            except ray.exceptions.TaskCancelledError:
-                self._listener.released(job)
-                continue
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 answer = {"failed": f"ray: {type(error).__name__}: {_first_line(error)} (tried {self._settings.retries + 1} times)"}
             if "record" in answer:
                 self._listener.done(job, RunRecord(**answer["record"]))

@@ -12,7 +12,16 @@ from scaling.run import RunConfig
 
 def shape_of(config: RunConfig) -> tuple:
     """What runs must share so that one compilation serves them (`scaling.step.Static`)."""
-    return config.model, config.precision, config.micro_batch, config.schedule, config.optimizer, config.remat, config.teacher, config.kernels
+    return (
+        config.model,
+        config.precision,
+        config.micro_batch,
+        config.schedule,
+        config.optimizer,
+        config.remat,
+        config.teacher,
+        config.kernels,
+    )
 
 
 def host_bytes(config: RunConfig) -> int:
