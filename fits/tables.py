@@ -7,6 +7,7 @@ import json
 import lzma
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +44,10 @@ ENDINGS = {
 }
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     """All rows and columns of the table in `path`, as they are. The index is the row's line in the file (Parquet: its number from 1).
+
+    The columns named in `text` are text in a CSV too where they look like numbers.
 
     Raises InputError in one line where the file is missing, empty, damaged, not what its ending says, or has two columns of one name.
     """
@@ -55,7 +58,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if ending == ".parquet":
             return _parquet(path)
-        return _jsonl(path) if ending == ".jsonl" else _csv(path, ending)
+        return _jsonl(path) if ending == ".jsonl" else _csv(path, ending, text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte offset {error.start})") from error
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
@@ -87,7 +90,7 @@ def _check_content(path: Path, ending: str) -> None:
         raise InputError(f"{path}: {named}, but holds {content}; {advice}")
 
 
-def _csv(path: Path, ending: str) -> pd.DataFrame:
+def _csv(path: Path, ending: str, text: Sequence[str]) -> pd.DataFrame:
     compression: Literal["gzip", "xz"] | None = "gzip" if ending == ".csv.gz" else "xz" if ending == ".csv.xz" else None
     try:
         heading = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, skip_blank_lines=False, compression=compression)
@@ -99,7 +102,8 @@ def _csv(path: Path, ending: str) -> pd.DataFrame:
         for mark, word in SEPARATORS.items():
             if mark in names[0]:
                 raise InputError(f"{path}: the fields are separated by {word}; separate them by commas")
-    frame = pd.read_csv(path, low_memory=False, skip_blank_lines=False, compression=compression)
+    kinds = dict.fromkeys(text, "str")
+    frame = pd.read_csv(path, low_memory=False, skip_blank_lines=False, compression=compression, dtype=kinds)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus leading fields for row names
         raise InputError(f"{path}: the rows have more fields than the heading")
     frame.columns = [str(name).strip() for name in frame.columns]  # a blank after a comma is no part of a name

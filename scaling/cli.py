@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from scaling import curves_command, fit_command, output, plan_command, sweep_command
-from scaling.output import Json, Where
+from scaling import curves_command, fit_command, output, plan_command, runs_command, sweep_command
+from scaling.output import Json
 from scaling.sweep_command import Workers
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
 app.command()(sweep_command.sweep)
+app.command()(runs_command.runs)
 
 
 @app.command()
@@ -40,34 +41,12 @@ def demo(
     """The main job: train, fit, predict the held-out budget, compare, extrapolate, report."""
     from scaling.demo import print_summary, run_demo
     from scaling.progress import SweepProgress
-    from scaling.stopping import signals
 
-    with signals() as stop:
-        found = run_demo(out, plan, workers=workers, progress=SweepProgress(), stop=stop)
+    found = run_demo(out, plan, workers=workers, progress=SweepProgress())
     if as_json:
         output.emit(found.results())
     else:
         print_summary(found, out)
-
-
-@app.command()
-def runs(
-    store: Annotated[Path, typer.Argument(help="A run store.")],
-    where: Where = None,
-    export: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the runs of a store, or export them."""
-    from fits.selection import select
-    from scaling.store import open_existing
-
-    frame = open_existing(store).frame()
-    frame = select(frame, where) if where else frame
-    if export:
-        export.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(export, index=False)
-        output.note(f"wrote {len(frame)} runs to {export}")
-    _show_runs(frame, as_json)
 
 
 @app.command()
@@ -157,16 +136,6 @@ def data_inspect(name: Annotated[str, typer.Argument(metavar="NAME|PATH")], as_j
     corpus = load_corpus(name)
     answer = {"corpus": corpus.id, "folder": str(corpus.folder)} | corpus.manifest
     output.emit(answer) if as_json else output.listing(answer)
-
-
-def _show_runs(frame: Any, as_json: bool) -> None:
-    from fits.runs import COLUMNS
-
-    columns = [*COLUMNS, *(name for name in ("budget", "holdout", "reason") if name in frame)]
-    if as_json:
-        return output.emit({"runs": frame[columns].astype(object).where(frame[columns].notna(), None).to_dict(orient="records")})
-    shown = ["run_id", "arm", "precision", "seed", "params", "tokens", "flops", "loss", "loss_se", "status"]
-    output.table(frame[shown].to_dict(orient="records"), f"{len(frame)} runs")
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import time
 from importlib import resources
 from pathlib import Path
@@ -23,6 +22,7 @@ from scaling.multipliers import PAIRED_BY, Multiplier, measure_multiplier
 from scaling.penalty import compute_penalty
 from scaling.plan import Plan, read_plan
 from scaling.run import NUMERICS_VERSION
+from scaling.stopping import signals
 
 PUBLISHED = ("besiroglu2024", "hoffmann2022")
 PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
@@ -72,12 +72,7 @@ class Demo:
 
 
 def run_demo(
-    out: str | Path,
-    plan: str | Path | Plan | None = None,
-    *,
-    workers: int | None = None,
-    progress: sweeps.Progress | None = None,
-    stop: threading.Event | None = None,
+    out: str | Path, plan: str | Path | Plan | None = None, *, workers: int | None = None, progress: sweeps.Progress | None = None
 ) -> Demo:
     """Does the main job in the folder `out` and leaves runs.sqlite, curve.json, figures, results.json and index.html there.
 
@@ -94,7 +89,8 @@ def run_demo(
     prepared = sweeps.prepare(chosen)
     _check(prepared)
     out.mkdir(parents=True, exist_ok=True)
-    runs = sweeps.sweep(prepared, out / "runs.sqlite", workers=workers, progress=progress, stop=stop)
+    with signals() as stop:
+        runs = sweeps.sweep(prepared, out / "runs.sqlite", workers=workers, progress=progress, stop=stop)
     finished = runs[runs["status"] == "done"].reset_index(drop=True)
     baseline = finished[finished["arm"] == chosen.arms[0].name]
     seen, held = baseline[~baseline["holdout"]], baseline[baseline["holdout"]]

@@ -187,25 +187,21 @@ def _report(result: FitResult, level: float, as_json: bool) -> None:
     if as_json:
         answer: dict[str, Any] = found[0] if len(found) == 1 else {"fits": found}
         if result.comparison is not None:
-            answer = answer | {"comparison": _plain(result.comparison)}
+            answer = answer | {"comparison": output.plain(result.comparison)}
         if result.rolling is not None:
-            answer = answer | {"rolling": _plain(result.rolling)}
+            answer = answer | {"rolling": output.plain(result.rolling)}
         return output.emit(answer)
     for name, curve in result.curves.items():
         _print_fit(curve, result.intervals[name], level)
     if result.comparison is not None:
         shown = ["law", "constants", "certified", "rms_log", "aicc", "bic", "heldout_rows", "heldout_error", "baseline_error", "reason"]
-        output.table([{name: row[name] for name in shown} for row in _plain(result.comparison)], "comparison of the laws")
+        output.table([{name: row[name] for name in shown} for row in output.plain(result.comparison)], "comparison of the laws")
     if result.rolling is not None:
         shown = ["law", "cut", "rows_fitted", "rows_predicted", "decades_ahead", "error", "baseline_error", "reason"]
         output.table(
-            [{name: row[name] for name in shown} for row in _plain(result.rolling)],
+            [{name: row[name] for name in shown} for row in output.plain(result.rolling)],
             "rolling extrapolation: fitted below the cut, error above it",
         )
-
-
-def _plain(frame: Any) -> list[dict[str, Any]]:
-    return frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
 
 
 def _summary(curve: Curve, interval: dict[str, Any] | None, level: float) -> dict[str, Any]:

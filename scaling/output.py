@@ -6,9 +6,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Where = Annotated[str | None, typer.Option(help='Rows to keep: COLUMN OP NUMBER|"text", joined by and.')]
@@ -68,6 +71,12 @@ def _text(value: Any) -> str:
 def interval(level: float, bounds: Mapping[str, Any]) -> dict[str, Any]:
     """The interval object of the JSON answers."""
     return {"level": level} | {name: list(pair) for name, pair in bounds.items() if isinstance(pair, list | tuple)}
+
+
+def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, None where nothing stands."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def strict(value: Any) -> Any:

@@ -160,8 +160,12 @@ def run_id(config: RunConfig, corpus_id: str, threads: int, layout: str = "one d
     On one kind of device and one set of library versions that decides the result bit for bit; the record names device and versions. The
     name of the arm is a label and left out, so that two plans that call the same run differently train it once.
     """
-    fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "layout": layout, "numerics": NUMERICS_VERSION}
-    fields["teacher"] = teacher_id
+    return identify(config.as_dict(), corpus=corpus_id, threads=threads, layout=layout, numerics=NUMERICS_VERSION, teacher=teacher_id)
+
+
+def identify(config: dict[str, Any], **circumstances: Any) -> str:
+    """`run_id` from the configuration as a dict, which may be another version's, and from what else decides the result."""
+    fields = config | circumstances
     del fields["arm"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -30,7 +30,9 @@ def open_sink(target: str) -> Sink:
     try:
         library = importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"--log {target!r} needs {module.partition('.')[0]}, which is not installed: pip install 'isoloss[{kind}]'") from error
+        raise InputError(
+            f"--log {target!r} needs {module.partition('.')[0]}, which is not installed: pip install 'isoloss[{kind}]'"
+        ) from error
     return opener(library, where)
 
 
@@ -49,7 +51,6 @@ class TensorBoard:
                 writer.add_scalar(key, value, curve[-1][0] if curve else 0)
 
 
-
 class WandB:
     """Runs of a Weights & Biases project; WANDB_MODE=offline keeps them here."""
 
@@ -62,7 +63,6 @@ class WandB:
             run.log({"train_loss": loss}, step=tokens)
         run.summary.update(final)
         run.finish()
-
 
 
 class MLflow:
@@ -107,7 +107,11 @@ class Told:
         config = {key: value for key, value in outcome.config.items() if key != "model"} | outcome.config["model"]
         parts = len(outcome.train_loss)
         curve = [(round((place + 1) * outcome.tokens / parts), loss) for place, loss in enumerate(outcome.train_loss)]
-        final = {key: float(value) for key in ("loss", "loss_se", "flops", "params", "train_seconds") if (value := getattr(outcome, key)) is not None}
+        final = {
+            key: float(value)
+            for key in ("loss", "loss_se", "flops", "params", "train_seconds")
+            if (value := getattr(outcome, key)) is not None
+        }
         for sink in list(self._sinks):
             try:
                 sink.run(f"{outcome.arm}-{outcome.width}-{outcome.run_id}", config, curve, final)

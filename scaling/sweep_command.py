@@ -70,7 +70,7 @@ def sweep(
             progress=progress,
             stop=stop,
         )
-    output.show_runs(frame, as_json)
+    _show_runs(frame, as_json)
     failed = frame[frame["status"] == "failed"]
     if len(failed):
         output.note(f"isoloss: {len(failed)} of {len(frame)} runs failed, the first: {failed['reason'].iloc[0]}")
@@ -126,7 +126,8 @@ def _show_plan(
     prepared: Sweep, states: dict[str, str], estimate: Expected, chosen: dict[str, int], limit: float | None, as_json: bool
 ) -> None:
     rows = [
-        _row(prepared, run, job, states.get(run, "to make" if run in chosen else "left out"), estimate) for run, job in prepared.jobs.items()
+        _row(prepared, run, job, states.get(run, "to make" if run in chosen else "left out"), estimate)
+        for run, job in prepared.jobs.items()
     ]
     rows.sort(key=lambda row: chosen.get(row["run_id"], len(rows) + 1))
     reading = _reading(prepared, states, estimate, chosen, limit)
@@ -164,3 +165,13 @@ def _clock(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _show_runs(frame: Any, as_json: bool) -> None:
+    from fits.runs import COLUMNS
+
+    columns = [*COLUMNS, *(name for name in ("budget", "holdout", "reason") if name in frame)]
+    if as_json:
+        return output.emit({"runs": output.plain(frame[columns])})
+    shown = ["run_id", "arm", "precision", "seed", "params", "tokens", "flops", "loss", "loss_se", "status"]
+    output.table(output.plain(frame[shown]), f"{len(frame)} runs")

@@ -62,11 +62,11 @@ class Database:
                 connection.execute(begin)
                 try:
                     yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
+                    if synchronous:
+                        connection.execute("COMMIT")
+                finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-                    raise
             except sqlite3.Error as error:
                 raise InputError(f"{self.path}: {_said(error, self.path)}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scaling.errors import InputError
@@ -44,12 +44,13 @@ COLUMN_TYPES = {
     "holdout": "BOOLEAN",
 }
 COLUMNS = list(COLUMN_TYPES)
+_AT_LEAST_ONE = ("params", "active_params", "tokens", "unique_tokens", "width", "layers", "batch", "steps")
 # Of the labels that a plan gives, a record of another plan's sweep takes none away.
-_KEPT = ("budget", "holdout")
+LABELS = ("budget", "holdout")
 _PUT = (
     f"INSERT INTO runs ({', '.join(COLUMNS)}, ended) VALUES ({', '.join('?' * (len(COLUMNS) + 1))}) ON CONFLICT (run_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:] if name not in _KEPT)
-    + "".join(f", {name} = coalesce(excluded.{name}, {name})" for name in _KEPT)
+    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:] if name not in LABELS)
+    + "".join(f", {name} = coalesce(excluded.{name}, {name})" for name in LABELS)
     + f", ended = excluded.ended, owner = NULL, beat = NULL WHERE status NOT IN {FINISHED}"
 )
 # Ids name folders and files too, so that nothing but plain names is let in.
@@ -84,15 +85,17 @@ def flat(record: Mapping[str, Any]) -> list[Any]:
     model = _mapping(config.get("model"))
     shape = {name: model.get(name) for name in ("width", "layers", "experts")}
     known = {name: config.get(name) for name in ("corpus", "arm", "precision", "seed", "batch", "learning_rate")} | shape | dict(record)
-    return [_bound(known.get(name)) for name in COLUMNS]
+    return [bound(known.get(name)) for name in COLUMNS]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _bound(value: Any) -> Any:
-    """A value as SQLite can hold it: its whole numbers end at 64 bits."""
+def bound(value: Any) -> Any:
+    """A value as SQLite can hold it: its whole numbers end at 64 bits, its text is Unicode (a library's message may hold other bytes)."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
     return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
@@ -104,3 +107,41 @@ def unpacked(record: str | None, curve: str | None, state: Mapping[str, Any]) ->
     if state["status"] not in FINISHED:
         found |= {key: value for key, value in state.items() if value is not None}
     return found
+
+
+def problems(record: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot be so in a record of any state, as `column 'loss': ...`."""
+    for name, kind in COLUMN_TYPES.items():
+        value = record.get(name)
+        if value is not None and (said := _wrong(name, kind.split()[0], value)):
+            yield f"column {name!r}: {str(value)[:60]!r} is not {said}"
+    if record.get("status") == DONE and record.get("loss") is None:
+        yield "column 'loss': a done run has one"
+    if record.get("status") == DIVERGED and record.get("loss") is not None:
+        yield "column 'loss': a diverged run has none"
+    if not isinstance(record.get("config", {}), Mapping):
+        yield "key 'config': not an object"
+    curve = record.get("train_loss")
+    if curve is not None and not (isinstance(curve, list) and all(_is_number(loss) for loss in curve)):
+        yield "key 'train_loss': not a list of finite numbers"
+    if record.get("ended") is not None and not _is_number(record["ended"]):
+        yield "key 'ended': not a time in Unix seconds"
+
+
+def _wrong(name: str, kind: str, value: Any) -> str | None:
+    """What `value` should be and is not."""
+    if kind == "TEXT":
+        return None if isinstance(value, str) else "text"
+    if kind == "BOOLEAN":
+        return None if isinstance(value, bool) or value in (0, 1) else "true or false"
+    least = 1 if name in _AT_LEAST_ONE else 0
+    good = _is_number(value) and value >= least
+    if kind == "INTEGER":
+        return None if good and value == int(value) else f"a whole number of {least} or more"
+    if name in ("loss", "flops", "learning_rate"):
+        return None if good and value > 0 else "a positive finite number"
+    return None if good else "a finite number of zero or more"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # larger whole numbers are no floats

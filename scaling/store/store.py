@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from scaling.run import RunRecord
 
 STALE_SECONDS = 60  # a running run whose owner has said nothing for so long is taken for abandoned
+# The columns of the runs table, with a state that takes this into account.
+_STATUS = "CASE WHEN status = ? AND (beat IS NULL OR abs(? - beat) >= ?) THEN ? ELSE status END"
+_NOW = ", ".join(_STATUS if name == "status" else name for name in rows.COLUMNS)
 
 Ids = Collection[str] | None
+# What `rows.unpacked` makes a record of.
+_KNOWN = (
+    "status, run_id, reason, arm, budget, holdout, record, train_loss"
+    " FROM runs LEFT JOIN records USING (run_id) LEFT JOIN curves USING (run_id)"
+)
 
 
 class Store:
@@ -112,7 +120,7 @@ class Store:
             elif found[0] not in FINISHED:
                 connection.execute(
                     "UPDATE runs SET status = ?, reason = ?, ended = ?, owner = NULL, beat = NULL WHERE run_id = ?",
-                    (FAILED, reason, time.time(), run_id),
+                    (FAILED, rows.bound(reason), time.time(), run_id),
                 )
 
     def finished(self, ids: Ids = None) -> set[str]:
@@ -127,13 +135,18 @@ class Store:
             found = connection.execute(f"SELECT run_id, status, beat FROM runs WHERE {where}", values)
             return {run: PLANNED if state == RUNNING and _stale(beat, now) else state for run, state, beat in found}
 
+    def entries(self, ids: Ids = None) -> Generator[dict[str, Any]]:
+        """Record by record, in the order in which they were planned or stored, all that the store knows of each run, with `ended` if it has."""
+        where, values = _among(ids)
+        query = f"SELECT ended, {_KNOWN} WHERE {where} ORDER BY runs.rowid"
+        with self.database.reading() as connection:
+            for ended, *known, record, curve in connection.execute(query, values):
+                yield rows.unpacked(record, curve, _state(*known)) | ({} if ended is None else {"ended": ended})
+
     def records(self, ids: Ids = None, states: Collection[str] = ENDED) -> list[dict[str, Any]]:
         """The records of the runs in these states, oldest first. One that has not finished is what is known of it, with its state."""
         where, values = _among(ids)
-        query = (
-            "SELECT status, run_id, reason, arm, budget, holdout, record, train_loss FROM runs LEFT JOIN records USING (run_id)"
-            f" LEFT JOIN curves USING (run_id) WHERE {where} AND status IN (SELECT value FROM json_each(?)) ORDER BY ended, run_id"
-        )
+        query = f"SELECT {_KNOWN} WHERE {where} AND status IN (SELECT value FROM json_each(?)) ORDER BY ended, run_id"
         with self.database.reading() as connection:
             found = connection.execute(query, (*values, json.dumps(list(states))))
             return [rows.unpacked(record, curve, _state(*known)) for *known, record, curve in found]
@@ -145,7 +158,8 @@ class Store:
         where, values = _among(ids)
         with self.database.reading() as connection:
             found = connection.execute(
-                f"SELECT {', '.join(rows.COLUMNS)} FROM runs WHERE {where} ORDER BY ended IS NULL, ended, run_id", values
+                f"SELECT {_NOW} FROM runs WHERE {where} ORDER BY ended IS NULL, ended, run_id",
+                (RUNNING, time.time(), STALE_SECONDS, PLANNED, *values),
             )
             frame = pd.DataFrame(found.fetchall(), columns=rows.COLUMNS)
         return frame.assign(holdout=frame["holdout"].map(lambda flag: None if pd.isna(flag) else bool(flag)).astype(object))
