@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
-Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Public names: RunConfig, RunRecord, train, train_horizons, train_many, train_on_hosts, evaluate, one_device_per_core, Plan, sweep,
+compute_penalty, Penalty, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from scaling import diffusion as diffusion
     from scaling.branches import train_horizons as train_horizons
     from scaling.devices import one_device_per_core as one_device_per_core
+    from scaling.engines.hosts import train_on_hosts as train_on_hosts
     from scaling.ensembles import train_many as train_many
     from scaling.errors import InputError as InputError
     from scaling.finished import evaluate as evaluate
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
+    from scaling.plan import Plan as Plan
     from scaling.run import RunConfig as RunConfig
     from scaling.run import RunRecord as RunRecord
     from scaling.sweeps import sweep as sweep
@@ -29,10 +31,12 @@ _HOME = {
     "compute_penalty": "scaling.penalty",
     "RunConfig": "scaling.run",
     "RunRecord": "scaling.run",
+    "Plan": "scaling.plan",
     "sweep": "scaling.sweeps",
     "train": "scaling.training",
     "train_horizons": "scaling.branches",
     "train_many": "scaling.ensembles",
+    "train_on_hosts": "scaling.engines.hosts",
     "evaluate": "scaling.finished",
     "one_device_per_core": "scaling.devices",
 }

@@ -12,7 +12,7 @@ mean of the plan's sizes and tokens. So the order says what such a law needs, no
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ NOISE = 0.005  # of a run's log loss
 PRIOR_SD = 10.0  # of every constant (logarithms and exponents): keeps open directions finite
 
 
-def in_order(jobs: Sequence[Job], seconds: dict[Job, float], made: Collection[Job] = ()) -> list[Job]:
+def in_order(jobs: Sequence[Job], seconds: dict[Job, float], made: Sequence[Job] = ()) -> list[Job]:
     """The jobs, the most information per second first, given those that were `made`."""
     arms = list(dict.fromkeys(job.config.arm for job in (*jobs, *made)))
     width = 5 * len(arms)
