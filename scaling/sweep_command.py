@@ -41,6 +41,7 @@ def sweep(
 ) -> None:
     """Run a plan, or carry on with it: runs that the store has are not made again."""
     from scaling import sinks, sweeps
+    from scaling.paths import use_compilation_cache
     from scaling.progress import SweepProgress
     from scaling.stopping import signals
 
@@ -56,6 +57,8 @@ def sweep(
         output.note(_reading(prepared, states, estimate, chosen, limit))
         prepared = dataclasses.replace(prepared, jobs={run: job for run, job in prepared.jobs.items() if run in chosen or run in states})
     assert store is not None
+    if engine == "process":
+        use_compilation_cache()
     progress = sinks.told(SweepProgress(), log or [])
     with signals() as stop:
         frame = sweeps.sweep(

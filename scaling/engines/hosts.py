@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 
+from models.config import ConfigError
 from models.sharding import Layout
 from scaling.data.corpora import load_corpus
 from scaling.engines import parcels
@@ -43,16 +44,10 @@ def train_on_hosts(
         for attempt in range(retries + 1):
             try:
                 return RunRecord(**_together(config, hosts, cpus, gpus, apart, arguments))
-            except _lost():
-                if attempt == retries:
+            except Exception as error:  # one process was lost, and the others with it, each with an error of its own
+                if attempt == retries or isinstance(error, InputError | ConfigError):
                     raise
     raise AssertionError("unreachable")
-
-
-def _lost() -> tuple[type[Exception], ...]:
-    from ray.exceptions import ActorDiedError, ActorUnavailableError
-
-    return ActorDiedError, ActorUnavailableError
 
 
 def _together(config: RunConfig, hosts: int, cpus: int, gpus: int, apart: bool, arguments: dict[str, Any]) -> dict[str, Any]:
