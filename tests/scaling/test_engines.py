@@ -72,7 +72,7 @@ def test_a_run_that_another_sweep_holds_is_passed_over_and_a_lost_one_comes_agai
     assert job is not None
     assert job.config.model.width == 32
     queue.end(job, again=True)
-    assert queue.take(set()) is job
+    assert queue.take({shape_of(job.config)}) is job
     rest = [queue.take(set()) for _ in range(6)]
     assert [each is None for each in rest] == [False] * 5 + [True]
 

@@ -37,11 +37,9 @@ def plan(text_folder):
 @pytest.fixture(scope="module")
 def uninterrupted(text_folder, tmp_path_factory):
     """The losses of the plan's runs, by run id, when nothing happens."""
-    frame = sweep(
-        {"corpus": str(text_folder), "runs": [RUN | {"seed": seed} for seed in range(4)]},
-        tmp_path_factory.mktemp("plain") / "runs.sqlite",
-        engine="process",
-    )
+    plan = {"corpus": str(text_folder), "runs": [RUN | {"seed": seed} for seed in range(4)]}
+    with jax.numpy_rank_promotion("raise"):  # as in every test: the compilation is the same then
+        frame = sweep(plan, tmp_path_factory.mktemp("plain") / "runs.sqlite", engine="process")
     return dict(zip(frame["run_id"], frame["loss"], strict=True))
 
 
@@ -167,6 +165,11 @@ def test_a_stopped_sweep_leaves_checkpoints_and_is_carried_on_to_the_same_bits(p
     assert not folder.parent.exists()  # nothing is left of it
 
 
+def _signalled(number):
+    os.kill(os.getpid(), number)
+    time.sleep(5)  # until the handler's exception comes
+
+
 def test_sigterm_and_ctrl_c_set_the_event_and_a_second_one_ends_at_once():
     for number in (signal.SIGTERM, signal.SIGINT):
         with signals() as told:
@@ -174,8 +177,7 @@ def test_sigterm_and_ctrl_c_set_the_event_and_a_second_one_ends_at_once():
             assert told.wait(5)
             assert told.number == number
             with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(5)
+                _signalled(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -191,7 +193,7 @@ def test_a_run_whose_loss_is_not_finite_at_step_k_is_recorded_and_not_made_again
         patched.setattr(training.Run, "_remember", poisoned)
         frame = sweep(plan, tmp_path / "runs.sqlite", engine="process").set_index("seed")
     assert frame["status"].to_dict() == {0: "done", 1: "diverged", 2: "done", 3: "done"}
-    assert "not finite at step 128" in frame.loc[1, "reason"]
+    assert "not finite at step 128" in str(frame.loc[1, "reason"])
     record = next(each for each in Store(tmp_path / "runs.sqlite").records() if each["seed"] == 1)
     assert (record["loss"], record["diverged_at"]) == (None, 128)
     assert all(frame.loc[seed, "loss"] == uninterrupted[frame.loc[seed, "run_id"]] for seed in (0, 2, 3))
@@ -204,8 +206,8 @@ def test_a_run_that_does_not_fit_into_memory_is_recorded_and_the_sweep_goes_on(p
     monkeypatch.setattr(training, "available_memory", lambda: 800_000_000)
     frame = sweep(plan | {"runs": runs}, tmp_path / "runs.sqlite", engine="process").set_index("seed")
     assert frame["status"].to_dict() == {0: "done", 1: "done", 5: "failed"}
-    assert "memory" in frame.loc[5, "reason"]
-    assert "800 MB" in frame.loc[5, "reason"]
+    assert "needs about" in str(frame.loc[5, "reason"])
+    assert "800 MB" in str(frame.loc[5, "reason"])
 
 
 def test_two_sweeps_on_one_store_make_each_run_once_and_both_get_all(plan, uninterrupted, tmp_path, monkeypatch):
@@ -227,7 +229,8 @@ def test_two_sweeps_on_one_store_make_each_run_once_and_both_get_all(plan, unint
     assert [losses(frame) for frame in frames] == [uninterrupted] * 2
 
 
-def test_a_worker_that_is_killed_costs_its_run_an_attempt_and_no_other_run_anything(plan, tmp_path, monkeypatch):
+@pytest.mark.parametrize("retries", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed_costs_its_run_an_attempt_and_no_other_run_anything(plan, tmp_path, monkeypatch, retries):
     """The kernel kills what takes too much memory in this way too."""
     workers, killed, notes = [], [], []
 
@@ -252,13 +255,12 @@ def test_a_worker_that_is_killed_costs_its_run_an_attempt_and_no_other_run_anyth
 
     monkeypatch.setattr(local, "Worker", Watched)
     runs = [RUN | {"seed": 9, "tokens": 320 * 32 * 60, "epochs": 9}, RUN | {"seed": 0}]
-    frame = sweep(plan | {"runs": runs}, tmp_path / "runs.sqlite", workers=1, retries=1, progress=Progress()).set_index("seed")
+    frame = sweep(plan | {"runs": runs}, tmp_path / "runs.sqlite", workers=1, retries=retries, progress=Progress()).set_index("seed")
     assert frame["status"].to_dict() == {0: "done", 9: "failed"}
-    assert "SIGKILL, as the kernel does when memory runs out" in frame.loc[9, "reason"]
-    assert "tried 2 times" in frame.loc[9, "reason"]
-    assert len(set(killed)) == 2
-    assert len(notes) == 1
-    assert "is begun again" in notes[0]
+    assert "SIGKILL, as the kernel does when memory runs out" in str(frame.loc[9, "reason"])
+    assert f"tried {retries + 1} times" in str(frame.loc[9, "reason"])
+    assert len(set(killed)) == retries + 1
+    assert len([text for text in notes if "is begun again" in text]) == retries
 
 
 @pytest.mark.slow

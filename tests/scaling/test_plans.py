@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 
 import models
 from scaling import InputError, Plan, RunConfig, priorities, timings
 from scaling.plan import Job, read_plan
+from scaling.plan_tables import Budgets, Ladder
 from scaling.sweep_command import duration
 from scaling.sweeps import prepare
 
-SHAPE = {"ladder": {"widths": [32], "context": 32}, "budgets": {"flops": [4e10]}}
+SHAPE: dict[str, Any] = {"ladder": {"widths": [32], "context": 32}, "budgets": {"flops": [4e10]}}
 
 
 def test_a_list_of_configurations_is_a_plan_of_exactly_these():
@@ -48,11 +50,11 @@ def test_a_listed_run_has_its_own_fields_and_else_those_of_the_plan():
 
 
 def test_an_arm_takes_any_field_and_its_own_seeds_and_rates():
-    arms = [
+    arms: list[Any] = [
         {"name": "base"},
         {"name": "deep", "layers": 5, "remat": "blocks", "warmup": 0.0, "batch": 4, "seeds": [9], "learning_rates": [1e-3, 1e-2]},
     ]
-    base, *deep = Plan(**SHAPE, arms=arms, train={"seeds": [0], "batch": 2}).jobs()
+    base, *deep = read_plan(SHAPE | {"arms": arms, "train": {"seeds": [0], "batch": 2}}).jobs()
     assert (base.config.sequences, base.config.seed, base.config.peak) == (2, 0, RunConfig(base.config.model, base.config.tokens).peak)
     assert [(job.config.seed, job.config.peak) for job in deep] == [(9, 1e-3), (9, 1e-2)]
     assert {(job.config.model.layers, job.config.remat, job.config.warmup, job.config.sequences) for job in deep} == {(5, "blocks", 0.0, 4)}
@@ -111,7 +113,7 @@ def test_what_is_no_duration_is_refused(text):
 
 
 def _jobs(budgets, widths=(16, 32, 64, 128)):
-    return Plan(ladder={"widths": list(widths)}, budgets={"flops": budgets}).jobs()
+    return Plan(ladder=Ladder(widths=list(widths)), budgets=Budgets(flops=budgets)).jobs()
 
 
 def test_information_comes_first_and_a_second_seed_of_a_run_last():
