@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 
+import psutil
 import pytest
 
 import models
 from scaling import RunConfig, sweep, train_on_hosts
 from scaling.store import Store
+from scaling.sweeps import prepare
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'isoloss[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what Ray warns of is not ours
@@ -67,10 +69,11 @@ class Watch:
 def test_the_plan_has_the_losses_of_local_and_a_lost_node_loses_nothing(cluster, plan, tmp_path):
     found, nodes = cluster
     expected = losses(sweep(plan, tmp_path / "local.sqlite"))
-    killed = threading.Event()
+    killed, under_way = threading.Event(), set()
 
     def act(job, share):
-        if not killed.is_set():  # a run is under way: whichever it is, its node or the other one goes
+        under_way.add(job)
+        if len(under_way) == 2 and not killed.is_set():  # one on each node
             killed.set()
             found.remove_node(nodes[1], allow_graceful=False)
 
@@ -85,12 +88,11 @@ def test_the_plan_has_the_losses_of_local_and_a_lost_node_loses_nothing(cluster,
 def test_a_killed_worker_is_replaced_and_its_run_carried_on(cluster, plan, tmp_path):
     found, _ = cluster
     expected = losses(sweep(plan, tmp_path / "local.sqlite"))
-    shares, killed = [], []
+    killed, ids = [], {job: run for run, job in prepare(plan).jobs.items()}
 
     def act(job, share):
-        shares.append((job.config.seed, share))
         if not killed and share > 0.2:
-            killed.append(_pid_of_task())
+            killed.append(_pid_of(ids[job]))
             os.kill(killed[0], signal.SIGKILL)
 
     frame = sweep(
@@ -100,13 +102,9 @@ def test_a_killed_worker_is_replaced_and_its_run_carried_on(cluster, plan, tmp_p
     assert losses(frame) == expected
 
 
-def _pid_of_task() -> int:
-    from ray.util.state import list_tasks
-
-    for task in list_tasks(detail=True, filters=[("state", "=", "RUNNING")]):
-        if task.name.startswith("isoloss ") and task.worker_pid:
-            return task.worker_pid
-    raise AssertionError("no run is under way")
+def _pid_of(run: str) -> int:
+    """Of the Ray worker that makes a run: Ray names the process after its task."""
+    return next(each.pid for each in psutil.process_iter(["cmdline"]) if f"isoloss {run}" in " ".join(each.info["cmdline"] or []))
 
 
 def test_a_stopped_sweep_leaves_checkpoints_and_is_carried_on_by_another_engine(cluster, plan, tmp_path):
