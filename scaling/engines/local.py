@@ -27,8 +27,9 @@ GRACE_SECONDS = 30.0  # for workers that were asked to stop to leave their check
 
 def run_local(jobs: Sequence[Job], ids: dict[Job, str], listener: Listener, settings: Settings) -> None:
     """Makes all jobs in worker processes. A worker that dies is replaced, and its job begun again or noted as failed."""
-    queue = Queue(jobs, listener.claimed)
-    hands = [_Hand(queue, ids, listener, settings) for _ in range(min(settings.workers or cores(), len(jobs)))]
+    workers = min(settings.workers or cores(), len(jobs))
+    queue = Queue(jobs, listener.claimed, workers)
+    hands = [_Hand(queue, ids, listener, settings) for _ in range(workers)]
     try:
         for hand in hands:
             hand.start()

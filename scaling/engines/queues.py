@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import threading
 from collections.abc import Callable, Sequence
 
 from models.memory import host_memory, predict_memory
+from scaling.data.corpora import load_corpus
 from scaling.plan import Job
 from scaling.run import RunConfig
 
@@ -25,21 +28,34 @@ def shape_of(config: RunConfig) -> tuple:
 
 
 def host_bytes(config: RunConfig) -> int:
-    """Predicted peak of a worker process on a CPU, the corpus' share aside, which is small and mapped."""
+    """Predicted peak of a worker process on a CPU. (A teacher, which is one run's in a thousand, is left to the worker's own prediction.)"""
     return predict_memory(
-        config.model, config.precision, config.micro_batch, optimizer=config.optimizer, remat=config.remat, kernels=config.kernels
+        config.model,
+        config.precision,
+        config.micro_batch,
+        optimizer=config.optimizer,
+        remat=config.remat,
+        kernels=config.kernels,
+        corpus_bytes=_corpus_bytes(config.corpus),
     ).total
 
 
+@functools.cache
+def _corpus_bytes(corpus: str) -> int:
+    return load_corpus(corpus).manifest["train_bytes"]
+
+
 class Queue:
-    """Jobs to do. A worker is given the dearest job of a shape that it has compiled, else of a shape that nobody has.
+    """Jobs to do. A worker is given the dearest job of a shape that it has compiled, else of a shape that nobody has; but a job of more
+    than half a worker's share of what is left first of all, so that no worker is left with it at the end.
 
     The predicted memory of the jobs under way stays within `memory` (what the machine has left); a job that does not fit beside the
     others waits for them, and one that does not fit at all is given out alone, for its worker to refuse with the prediction.
     """
 
-    def __init__(self, jobs: Sequence[Job], claimed: Callable[[Job], bool], memory: int | None = None):
+    def __init__(self, jobs: Sequence[Job], claimed: Callable[[Job], bool], workers: int, memory: int | None = None):
         self._jobs = sorted(jobs, key=lambda job: -job.flops)
+        self._workers = workers
         self._claimed = claimed
         self._memory = host_memory() if memory is None else memory
         self._taken: set[tuple] = set()
@@ -56,8 +72,7 @@ class Queue:
                 if not fitting:
                     self._changed.wait()
                     continue
-                ranks = [self._rank(shape_of(job.config), own) for job in fitting]
-                job = fitting[ranks.index(min(ranks))]
+                job = self._next(fitting, own)
                 self._jobs.remove(job)
                 if not self._claimed(job):
                     continue
@@ -72,7 +87,7 @@ class Queue:
         with self._changed:
             self._running.pop(job, None)
             if again:
-                self._jobs.insert(0, job)
+                bisect.insort(self._jobs, job, key=lambda each: -each.flops)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -84,5 +99,8 @@ class Queue:
     def _fits(self, job: Job) -> bool:
         return not self._running or sum(self._running.values()) + host_bytes(job.config) <= self._memory
 
-    def _rank(self, shape: tuple, own: set[tuple]) -> int:
-        return 0 if shape in own else 1 if shape not in self._taken else 2
+    def _next(self, fitting: Sequence[Job], own: set[tuple]) -> Job:
+        if 2 * self._workers * fitting[0].flops > sum(job.flops for job in self._jobs):
+            return fitting[0]
+        ranks = [0 if (shape := shape_of(job.config)) in own else 1 if shape not in self._taken else 2 for job in fitting]
+        return fitting[ranks.index(min(ranks))]

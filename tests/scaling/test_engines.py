@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -20,18 +21,18 @@ from scaling.plan import Job
 
 @pytest.fixture
 def jobs(text_folder):
-    """Three shapes of three runs each, of which the widest costs most."""
+    """Three shapes of eight runs each, of which the widest costs most."""
     corpus = load_corpus(str(text_folder)).id
     configs = [
         RunConfig(models.ladder(width, context=32), tokens, corpus, seed=seed)
         for width in (16, 32, 64)
-        for seed, tokens in enumerate((10**5, 2 * 10**5, 4 * 10**5))
+        for seed, tokens in enumerate(range(10**5, 108 * 10**3, 10**3))
     ]
     return [Job(config, 1e9, False) for config in configs]
 
 
 def test_a_worker_stays_with_its_shape_and_others_take_other_shapes(jobs):
-    queue, hands = Queue(jobs, lambda job: True, 10**12), [set(), set()]
+    queue, hands = Queue(jobs, lambda job: True, 2, 10**12), [set(), set()]
     given = [[], []]
     for turn in range(len(jobs)):
         job = queue.take(hands[turn % 2])
@@ -39,16 +40,25 @@ def test_a_worker_stays_with_its_shape_and_others_take_other_shapes(jobs):
         given[turn % 2].append(job)
     assert queue.take(hands[0]) is None
     widths = [[job.config.model.width for job in own] for own in given]
-    assert widths[0][:3] == [64, 64, 64]  # the dearest first, all of them by the one that compiled it
-    assert widths[1][:3] == [32, 32, 32]
-    assert [job.flops for job in given[0][:3]] == sorted((job.flops for job in given[0][:3]), reverse=True)
+    assert widths[0][:8] == [64] * 8  # the dearest first, all of them by the one that compiled it
+    assert widths[1][:8] == [32] * 8
+    assert [job.flops for job in given[0][:8]] == sorted((job.flops for job in given[0][:8]), reverse=True)
     compiled = sum(len({shape_of(job.config) for job in own}) for own in given)
     assert compiled <= 4  # of 6 that two workers and three shapes could come to
 
 
+def test_no_worker_is_left_with_a_long_run_at_the_end(jobs):
+    """A run of another shape goes before those of a worker's own once it is more than half its share of the rest."""
+    long = Job(dataclasses.replace(jobs[0].config, tokens=10**6, seed=99), 1e9, False)
+    few = [job for job in jobs if job.config.model.width == 32][:2]
+    assert Queue([*few, long], lambda job: True, 2, 10**12).take({shape_of(few[0].config)}) is long
+    wide = Queue([*jobs[8:16], long], lambda job: True, 1, 10**12)
+    assert wide.take({shape_of(jobs[8].config)}) is not long
+
+
 def test_predicted_memory_decides_how_many_run_at_once(jobs):
     need = max(host_bytes(job.config) for job in jobs)
-    queue = Queue(jobs, lambda job: True, int(2.5 * need))
+    queue = Queue(jobs, lambda job: True, 4, int(2.5 * need))
     first, second = queue.take(set()), queue.take(set())
     assert first is not None
     assert second is not None
@@ -63,18 +73,18 @@ def test_predicted_memory_decides_how_many_run_at_once(jobs):
     queue.close()
     assert queue.take(set()) is None
     # A run that fits nowhere is given out when it is alone, so that its worker refuses it with the prediction.
-    assert Queue(jobs[:1], lambda job: True, 1).take(set()) is jobs[0]
+    assert Queue(jobs[:1], lambda job: True, 1, 1).take(set()) is jobs[0]
 
 
 def test_a_run_that_another_sweep_holds_is_passed_over_and_a_lost_one_comes_again(jobs):
-    queue = Queue(jobs, lambda job: job.config.model.width != 64, 10**12)
+    queue = Queue(jobs, lambda job: job.config.model.width != 64, 4, 10**12)
     job = queue.take(set())
     assert job is not None
     assert job.config.model.width == 32
     queue.end(job, again=True)
     assert queue.take({shape_of(job.config)}) is job
-    rest = [queue.take(set()) for _ in range(6)]
-    assert [each is None for each in rest] == [False] * 5 + [True]
+    rest = [queue.take(set()) for _ in range(16)]
+    assert [each is None for each in rest] == [False] * 15 + [True]
 
 
 def test_a_corpus_travels_to_a_machine_that_lacks_it(text_folder, tmp_path, monkeypatch):
