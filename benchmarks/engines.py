@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import random
 import shutil
@@ -95,7 +96,7 @@ def kills(folder: Path, count: int) -> None:
             local = done % 5 == 4
             pid = _begin_local(plan, store) if local else _begin_fork(prepared, store, attempts)
             begun = None if local or generator.random() < 0.3 else attempts  # so that most of them come in the midst of runs
-            killed = _kill_after(pid, generator.uniform(0, 25.0 if local else 4.0), begun)
+            killed = _kill_after(pid, generator.uniform(0, 25.0 if local else 8.0), begun)
             if killed:
                 done += 1
             again += len(kept.keys() & set(attempts.read_text().split()))
@@ -141,7 +142,7 @@ def _begin_fork(prepared: sweeps.Sweep, store: Path, attempts: Path) -> int:
 
     with contextlib.suppress(BaseException):
         use_compilation_cache()
-        tasks.perform = noted
+        setattr(tasks, "perform", noted)  # noqa: B010 - of this fork only
         sweeps.sweep(prepared, store, "process", checkpoint_seconds=0.05)
         os._exit(0)
     os._exit(1)
@@ -170,9 +171,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="kept, and not emptied before; a temporary one by default")
     arguments = parser.parse_args()
     os.environ.update(worker_environment())  # forks are to make the runs that workers make
-    import scaling.training  # what a fork needs is imported before it
-
-    assert scaling.training
+    importlib.import_module("scaling.training")  # what a fork needs is imported before it
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="isoloss-engines-"))
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"overhead": overhead, "demo": demo, "kills": lambda where: kills(where, arguments.kills)}

@@ -48,16 +48,6 @@ def in_order(jobs: Sequence[Job], seconds: dict[Job, float], made: Sequence[Job]
     return [jobs[index] for index in model.in_order(range(len(jobs)), cost)]
 
 
-def fitting(order: Sequence[Job], seconds: dict[Job, float], limit: float, workers: int) -> list[Job]:
-    """The jobs that `workers` can make within `limit` seconds, taken in order; one that does not fit is passed over."""
-    taken, left = [], limit * workers
-    for job in order:
-        if seconds[job] <= min(left, limit):
-            taken.append(job)
-            left -= seconds[job]
-    return taken
-
-
 def _size(job: Job) -> float:
     return float(models.count_params(job.config.model).active)
 

@@ -58,7 +58,7 @@ class WandB:
         self._library, self._project = library, where
 
     def run(self, name: str, config: dict[str, Any], curve: list[tuple[int, float]], final: dict[str, float]) -> None:
-        run = self._library.init(project=self._project, name=name, id=name, config=config, reinit="finish_previous")
+        run = self._library.init(project=self._project, name=name, id=name, config=config)
         for tokens, loss in curve:
             run.log({"train_loss": loss}, step=tokens)
         run.summary.update(final)

@@ -112,16 +112,16 @@ def _chosen(prepared: Sweep, states: dict[str, str], workers: int | None, limit:
     if any(math.isnan(seconds) for seconds in estimate.seconds.values()):
         raise InputError("--time: no run could be timed on this machine, so that none can be chosen by its time; --dry-run says more")
     order = priorities.in_order(missing, estimate.seconds, [prepared.jobs[run] for run in states]) if missing else []
-    taken = priorities.fitting(order, estimate.seconds, limit, estimate.workers)
+    taken = estimate.fitting(order, limit)
     return estimate, {ids[job]: place for place, job in enumerate(taken, 1)}
 
 
 def _reading(prepared: Sweep, states: dict[str, str], estimate: Expected, chosen: dict[str, int], limit: float | None) -> str:
     jobs = [prepared.jobs[run] for run in chosen]
-    total = dataclasses.replace(estimate, seconds={job: estimate.seconds[job] for job in jobs})
+    seconds = estimate.wall_seconds(jobs)
     of = f" of {len(estimate.seconds)} (--time {_clock(limit)}, most information per second first)" if limit is not None else ""
     done = f", {len(states)} finished before" if states else ""
-    time = "unknown time" if math.isnan(total.wall_seconds) else f"about {_clock(total.wall_seconds)}"
+    time = "unknown time" if math.isnan(seconds) else f"about {_clock(seconds)}"
     return f"{len(jobs)}{of} runs to make{done}: {sum(job.flops for job in jobs):.2e} FLOP, {time} on {estimate.workers} workers; {estimate.reading}"
 
 
@@ -135,9 +135,11 @@ def _show_plan(
     rows.sort(key=lambda row: chosen.get(row["run_id"], len(rows) + 1))
     reading = _reading(prepared, states, estimate, chosen, limit)
     if as_json:
-        total = dataclasses.replace(estimate, seconds={prepared.jobs[run]: estimate.seconds[prepared.jobs[run]] for run in chosen})
-        flops = sum(row["flops"] for row in rows if row["run_id"] in chosen)
-        return output.emit({"runs": rows, "flops": flops, "seconds": total.wall_seconds, "workers": estimate.workers, "reading": reading})
+        total = {
+            "flops": sum(prepared.jobs[run].flops for run in chosen),
+            "seconds": estimate.wall_seconds([prepared.jobs[run] for run in chosen]),
+        }
+        return output.emit({"runs": rows} | total | {"workers": estimate.workers, "reading": reading})
     output.table(rows, reading)
 
 

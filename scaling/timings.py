@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -42,16 +42,29 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """Seconds of each job on one of `workers`, NaN where nothing could be measured; `reading` says what was measured."""
+    """Seconds of each job on one of `workers`, NaN where nothing could be measured; `reading` says what was measured.
+
+    `setup` are the seconds before the first step of a shape, which are counted once, by the first job of the shape.
+    """
 
     seconds: dict[Job, float]
+    setup: dict[tuple, float]
     workers: int
     reading: str
 
-    @property
-    def wall_seconds(self) -> float:
-        """Of all jobs: what the workers share, or the longest one."""
-        return max(sum(self.seconds.values()) / self.workers, max(self.seconds.values(), default=0.0))
+    def wall_seconds(self, jobs: Collection[Job]) -> float:
+        """Of these jobs: what the workers share, or the longest one."""
+        shapes = {shape_of(job.config) for job in jobs}
+        work = sum(self.seconds[job] for job in jobs) + sum(self.setup[shape] for shape in shapes)
+        return max(work / self.workers, max((self.seconds[job] for job in jobs), default=0.0))
+
+    def fitting(self, order: Sequence[Job], limit: float) -> list[Job]:
+        """The jobs that can be made within `limit` seconds, taken in order; one that does not fit is passed over."""
+        taken: list[Job] = []
+        for job in order:
+            if self.wall_seconds([*taken, job]) <= limit:
+                taken.append(job)
+        return taken
 
 
 def expected(jobs: Sequence[Job], workers: int | None = None, seconds: float = MEASURE_SECONDS) -> Expected:
@@ -71,7 +84,9 @@ def expected(jobs: Sequence[Job], workers: int | None = None, seconds: float = M
         f"{len(known)} of {len(shapes)} shapes measured ({len(fresh)} now, in {time.monotonic() - started:.0f} s;"
         f" {workers} workers side by side){'' if len(known) == len(shapes) else ', the others by their neighbours'}"
     )
-    return Expected({job: _seconds(job, known, shapes) for job in jobs}, workers, reading)
+    timings = {shape: known.get(shape) or _neighbours(shapes[shape], known, shapes) for shape in shapes}
+    setup = {shape: timing.setup_seconds if timing else math.nan for shape, timing in timings.items()}
+    return Expected({job: _seconds(job, timings[shape_of(job.config)]) for job in jobs}, setup, workers, reading)
 
 
 def _by_shape(jobs: Sequence[Job]) -> dict[tuple, Job]:
@@ -90,13 +105,11 @@ def _by_shape(jobs: Sequence[Job]) -> dict[tuple, Job]:
     return {shape: example[shape] for shape in sorted(example, key=lambda shape: (ranks[shape], -work[shape]))}
 
 
-def _seconds(job: Job, known: dict[tuple, Timing], shapes: dict[tuple, Job]) -> float:
-    per_token = models.training_flops(job.config.model).training
-    timing = known.get(shape_of(job.config)) or _neighbours(job, known, shapes)
+def _seconds(job: Job, timing: Timing | None) -> float:
     if timing is None:
         return math.nan
-    evaluated = FORWARD_SHARE * per_token * job.config.validation_tokens
-    return timing.setup_seconds + (job.flops + evaluated) / timing.flops_per_second
+    evaluated = FORWARD_SHARE * models.training_flops(job.config.model).training * job.config.validation_tokens
+    return (job.flops + evaluated) / timing.flops_per_second
 
 
 def _neighbours(job: Job, known: dict[tuple, Timing], shapes: dict[tuple, Job]) -> Timing | None:

@@ -10,6 +10,7 @@ import pytest
 
 import models
 from scaling import InputError, Plan, RunConfig, priorities, timings
+from scaling.engines.queues import shape_of
 from scaling.plan import Job, read_plan
 from scaling.plan_tables import Budgets, Ladder
 from scaling.sweep_command import duration
@@ -153,10 +154,14 @@ def test_the_order_reduces_the_expected_error_faster_than_the_plan_s_own():
 def test_what_fits_is_taken_in_order_and_nothing_more():
     jobs = _jobs([1e10, 1e11])
     seconds = {job: float(place + 1) for place, job in enumerate(jobs)}
-    taken = priorities.fitting(list(reversed(jobs)), seconds, limit=4.0, workers=2)
-    assert all(seconds[job] <= 4 for job in taken)
-    assert sum(seconds[job] for job in taken) <= 8
-    assert taken[0] is jobs[3]
+    estimate = timings.Expected(seconds, {shape_of(job.config): 0.5 for job in jobs}, 2, "")
+    taken = estimate.fitting(list(reversed(jobs)), limit=4.0)
+    assert taken[0] is jobs[3]  # those before it take longer by themselves
+    assert estimate.wall_seconds(taken) <= 4
+    assert all(estimate.wall_seconds([*taken, job]) > 4 for job in jobs if job not in taken)
+    # A shape's compilation is counted once, whatever the number of its runs.
+    same = [job for job in jobs if job.config.model == jobs[0].config.model]
+    assert estimate.wall_seconds(same) == max(sum(seconds[job] for job in same) + 0.5, 2 * max(seconds[job] for job in same)) / 2
 
 
 def test_expected_times_follow_measured_shapes_and_their_neighbours(monkeypatch):
@@ -169,7 +174,7 @@ def test_expected_times_follow_measured_shapes_and_their_neighbours(monkeypatch)
     monkeypatch.setattr(timings, "_measure", measured)
     found = timings.expected(jobs, workers=2)
     assert found.reading.startswith("2 of 3 shapes measured (2 now")
-    by_width = {job.config.model.width: (found.seconds[job] - 2.0, job) for job in jobs}
+    by_width = {job.config.model.width: (found.seconds[job], job) for job in jobs}
     for width, rate in rates.items():
         seconds, job = by_width[width]
         evaluation = models.training_flops(job.config.model).training / 3 * job.config.validation_tokens
