@@ -48,4 +48,4 @@ $(VENV)/.dev: $(VENV)/.runtime
 	touch $@
 
 clean:
-	rm -rf .venv-* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -44,7 +44,16 @@ def numbers(values: pd.Series) -> pd.Series:
     """`values` as floats, with NaN for all that is no number. Dates and complex numbers are none, though pandas would make some."""
     if values.dtype.kind in "Mmc":
         return pd.Series(np.nan, index=values.index)
-    return pd.to_numeric(values, errors="coerce").astype(float)
+    try:
+        return pd.to_numeric(values, errors="coerce").astype(float)
+    except OverflowError:  # whole numbers beyond the largest float
+        return pd.to_numeric(values.map(_at_most_infinite), errors="coerce").astype(float)
+
+
+def _at_most_infinite(value: object) -> object:
+    if not isinstance(value, int):
+        return value
+    return math.inf if value > 0 else -math.inf if abs(value) >= 2**1023 else float(value)
 
 
 def best(frame: pd.DataFrame, cell: str | Sequence[str], output: str, where: str) -> tuple[pd.DataFrame, str]:

@@ -7,6 +7,7 @@ import re
 
 import pandas as pd
 
+from fits import preparation
 from fits.errors import InputError
 
 _OPERATORS = {
@@ -58,4 +59,4 @@ def _compare(values: pd.Series, symbol: str, text: str) -> pd.Series:
         number = float(text)
     except ValueError:
         raise InputError(f'where: {text!r} is not a number; text stands in double quotes: "{text}"') from None
-    return _OPERATORS[symbol](pd.to_numeric(values, errors="coerce"), number)
+    return _OPERATORS[symbol](preparation.numbers(values), number)

@@ -27,7 +27,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte offset {error.start})") from error
+    except RecursionError:
+        raise InputError(f"{path}: cannot be read as TOML: lists or tables within one another too often") from None
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError
         raise InputError(f"{path}: cannot be read as TOML: {error}") from error
 
 
@@ -41,5 +45,14 @@ def validated(model: type[M], fields: dict[str, Any], where: str) -> M:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{where}: unknown key {key!r}") from error
-        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        got = "" if first["type"] in ("missing", "value_error") else f", got {_shown(first['input'])}"
         raise InputError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{got}") from error
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: short, and not at all where Python itself cannot write it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or lists within lists
+        return f"a {type(value).__name__} beyond all bounds"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -21,9 +21,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from scaling.errors import InputError
-from scaling.store import schema
+from scaling.store import rows, schema
 
 BUSY_SECONDS = 60
+MAGIC = b"SQLite format 3\0"  # how such a file starts
 _inherited: list[sqlite3.Connection] = []  # of a parent process: neither used nor closed here, as SQLite demands
 
 
@@ -67,7 +68,7 @@ class Database:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise InputError(f"{self.path}: {_said(error, self.path)}") from error
 
     def _opened(self) -> sqlite3.Connection:
@@ -116,6 +117,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection without implicit transactions. A file that cannot be written, an archive's perhaps, is opened for reading."""
     options = ""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:  # SQLite itself would take a short file for an empty one, and write over it
+                raise InputError(f"{path}: not a run store: the file is no database")
     if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         log = path.with_name(path.name + "-wal")
         options = "?mode=ro" if log.exists() else "?mode=ro&immutable=1"
@@ -136,8 +141,8 @@ def _patiently(connection: sqlite3.Connection, path: Path) -> None:
             time.sleep(0.05)
 
 
-def _said(error: sqlite3.Error, path: Path) -> str:
-    """What went wrong, and how to mend it."""
+def _said(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> str:
+    """What went wrong, and how to mend it. Of a damaged file SQLite's own message may be no text."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kept = "what was stored before is kept"
     if code == sqlite3.SQLITE_FULL:
@@ -152,6 +157,6 @@ def _said(error: sqlite3.Error, path: Path) -> str:
         return f"cannot be opened as a run store: {error}"
     if code == sqlite3.SQLITE_NOTADB:
         return "not a run store: the file is no database"
-    if code == sqlite3.SQLITE_CORRUPT:
+    if code == sqlite3.SQLITE_CORRUPT or isinstance(error, rows.Damaged | UnicodeDecodeError):
         return f"the store is damaged or cut short ({error}); go back to a copy, or see what is left with: sqlite3 {path} .recover"
     return f"cannot be used as a run store: {error}"

@@ -233,7 +233,7 @@ def conflicts(store: Store) -> list[dict[str, Any]]:
     """Finished runs that came in under an id whose run in the store ended otherwise: run_id, both losses, where it came from, its record."""
     with store.database.reading() as connection:
         return [
-            {"run_id": run, "loss": loss, "other_loss": other, "source": source, "record": json.loads(record)}
+            {"run_id": run, "loss": loss, "other_loss": other, "source": source, "record": rows.parsed(record, dict)}
             for run, loss, other, source, record in connection.execute(CONFLICTS.replace(" FROM", ", conflicts.record FROM", 1))
         ]
 
@@ -265,7 +265,7 @@ def _absorb(connection: sqlite3.Connection, entry: dict[str, Any], source: str, 
             connection.execute("INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?)", (entry["run_id"], source, entry.get("loss"), text))
             merged.conflicts.append(entry["run_id"])
     elif state not in FINISHED and (entry["status"] in FINISHED or (entry["status"] == FAILED and state == PLANNED)):
-        known = json.loads(record) if record else {}
+        known = rows.parsed(record, dict) if record else {}
         rows.put(connection, {"config": known["config"]} | entry if "config" in known else entry, ended)
         merged.updated += 1
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -62,17 +61,17 @@ def _readable(connection: sqlite3.Connection, query: str, what: str, found: Chec
     """What the query gives, as far as the file can be read."""
     try:
         yield from connection.execute(query)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         found.note("", f"damaged file: {what} ends too early ({error})")
 
 
 def _check_run(found: Check, row: dict[str, Any], owner: str | None, ended: float | None, text: str | None, curve: str | None) -> None:
     run_id, state = row["run_id"], row["status"]
     try:
-        record = json.loads(text) if text else {}
-        loss = json.loads(curve) if curve else None
-    except ValueError as error:
-        return found.note(run_id, f"its record cannot be read: {error}")
+        record = rows.parsed(text, dict) if text else {}
+        loss = rows.parsed(curve, list) if curve else None
+    except rows.Damaged as error:
+        return found.note(run_id, str(error))
     try:
         rows.checked_id(run_id)
     except InputError as error:

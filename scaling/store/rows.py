@@ -6,10 +6,11 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from scaling.errors import InputError
 
+T = TypeVar("T")
 PLANNED, RUNNING, DONE, DIVERGED, FAILED = STATES = ("planned", "running", "done", "diverged", "failed")
 FINISHED = (DONE, DIVERGED)  # need not be made again, and are never overwritten
 ENDED = (*FINISHED, FAILED)
@@ -99,11 +100,26 @@ def bound(value: Any) -> Any:
     return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
+class Damaged(sqlite3.DatabaseError):
+    """What stands in a table is not what was written there."""
+
+
+def parsed(text: Any, kind: type[T]) -> T:
+    """What a record or a learning curve was before it became text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Damaged(f"a record that is no JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise Damaged(f"a record that is no {kind.__name__}")
+    return found
+
+
 def unpacked(record: str | None, curve: str | None, state: Mapping[str, Any]) -> dict[str, Any]:
     """The record again. What has not finished has none, but what was known of it, its state and, of a failed one, the reason."""
-    found = json.loads(record) if record else {}
+    found = parsed(record, dict) if record else {}
     if curve is not None:
-        found["train_loss"] = json.loads(curve)
+        found["train_loss"] = parsed(curve, list)
     if state["status"] not in FINISHED:
         found |= {key: value for key, value in state.items() if value is not None}
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -61,10 +60,10 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema's version, 0 for an empty file; InputError for a newer one and for a database of another kind."""
-    application, version, tables = (
-        connection.execute(query).fetchone()[0]
-        for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    )
+    # One statement, and so of one moment: another process may be making the tables.
+    application, version, tables = connection.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
     if application == APPLICATION_ID and version > SCHEMA_VERSION:
         raise InputError(f"{path}: written by a newer isoloss (schema {version}, this one reads {SCHEMA_VERSION}); upgrade it")
     if application == APPLICATION_ID and version >= 1:
@@ -86,5 +85,5 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs RENAME TO runs_1")
     _statements(connection, TABLES)
     for run_id, status, ended, text in connection.execute("SELECT run_id, status, ended, record FROM runs_1 ORDER BY rowid"):
-        rows.put(connection, json.loads(text) | {"run_id": run_id, "status": status}, ended)
+        rows.put(connection, rows.parsed(text, dict) | {"run_id": run_id, "status": status}, ended)
     connection.execute("DROP TABLE runs_1")

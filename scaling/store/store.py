@@ -172,9 +172,8 @@ class Store:
         """The learning curves by run id."""
         where, values = _among(ids)
         with self.database.reading() as connection:
-            return {
-                run: json.loads(text) for run, text in connection.execute(f"SELECT run_id, train_loss FROM curves WHERE {where}", values)
-            }
+            found = connection.execute(f"SELECT run_id, train_loss FROM curves WHERE {where}", values)
+            return {run: rows.parsed(curve, list) for run, curve in found}
 
 
 def _among(ids: Ids) -> tuple[str, tuple[str, ...]]:

@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from scaling import InputError
-from scaling.store import STALE_SECONDS, Store, open_existing
+from scaling.store import STALE_SECONDS, Store, open_existing, schema
 from tests.scaling.stored import OTHER, OWNER, made, planned, version_1
 
 
@@ -188,6 +189,31 @@ def test_eight_processes_write_ten_thousand_records_each(tmp_path):
     _written_by_eight(tmp_path / "runs.sqlite", 10_000)
 
 
+def test_two_processes_may_make_one_store_at_the_same_moment(tmp_path):
+    """Whatever the first has read of the empty file when the second is done."""
+    path = tmp_path / "runs.sqlite"
+
+    class Overtaken:
+        def __init__(self, connection):
+            self.connection, self.reads = connection, 0
+
+        def execute(self, *arguments):
+            found = self.connection.execute(*arguments).fetchall()
+            self.reads += 1
+            if self.reads == 1:
+                Store(path).close()
+            return type("Cursor", (), {"fetchone": lambda _: found[0]})()
+
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        overtaken: Any = Overtaken(connection)
+        schema.prepare(overtaken, path)
+    with open_existing(path) as store:
+        assert store.states() == {}
+
+
 def test_a_run_is_claimed_by_one_of_two_sweeps(tmp_path):
     first, second = Store(tmp_path / "runs.sqlite"), Store(tmp_path / "runs.sqlite")
     ids = [made(seed).run_id for seed in range(20)]
@@ -203,11 +229,12 @@ def test_a_run_is_claimed_by_one_of_two_sweeps(tmp_path):
 
 def test_a_forked_process_does_not_use_its_parents_connection(store):
     store.save(made(0))
+    ours = store.database._opened()
     child = os.fork()
     if child == 0:
         try:
             store.save(made(1))
-            os._exit(0)
+            os._exit(store.database._opened() is ours)
         except BaseException:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
@@ -322,6 +349,9 @@ def test_a_store_that_is_taken_away_while_it_is_open_takes_no_more_records(store
 def test_paths_that_cannot_be_stores_are_refused(tmp_path):
     (tmp_path / "empty.sqlite").touch()
     (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="not a run store"):
+        Store(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x"
     with pytest.raises(InputError, match="is empty"):
         open_existing(tmp_path / "empty.sqlite")
     with pytest.raises(InputError, match="is a folder"):

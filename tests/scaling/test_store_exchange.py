@@ -196,7 +196,7 @@ def test_ids_of_older_records_and_of_members_are_recomputed(tmp_path):
             "UPDATE records SET record = replace(record, '\"seed\": 1', '\"seed\": 5') WHERE run_id = ?",
             "the configuration in its record has the id",
         ),
-        ("UPDATE records SET record = 'x' WHERE run_id = ?", "its record cannot be read"),
+        ("UPDATE records SET record = 'x' WHERE run_id = ?", "a record that is no JSON"),
         ("DELETE FROM records WHERE run_id = ?", "a finished run without a record"),
         ("DELETE FROM runs WHERE run_id = ?", "a learning curve without a run"),
         ("UPDATE curves SET train_loss = '[null]' WHERE run_id = ?", "train_loss"),
