@@ -45,6 +45,9 @@ def _corpus_bytes(corpus: str) -> int:
     return load_corpus(corpus).manifest["train_bytes"]
 
 
+WORTH = 0.05  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation
+
+
 class Queue:
     """Jobs to do. A worker is given the dearest job of a shape that it has compiled, else of a shape that nobody has; but a job of more
     than half a worker's share of what is left first of all, so that no worker is left with it at the end.
@@ -55,7 +58,7 @@ class Queue:
 
     def __init__(self, jobs: Sequence[Job], claimed: Callable[[Job], bool], workers: int, memory: int | None = None):
         self._jobs = sorted(jobs, key=lambda job: -job.flops)
-        self._workers = workers
+        self._workers, self._total = workers, sum(job.flops for job in jobs)
         self._claimed = claimed
         self._memory = host_memory() if memory is None else memory
         self._taken: set[tuple] = set()
@@ -100,7 +103,8 @@ class Queue:
         return not self._running or sum(self._running.values()) + host_bytes(job.config) <= self._memory
 
     def _next(self, fitting: Sequence[Job], own: set[tuple]) -> Job:
-        if 2 * self._workers * fitting[0].flops > sum(job.flops for job in self._jobs):
+        share = self._workers * fitting[0].flops
+        if 2 * share > sum(job.flops for job in self._jobs) and share > WORTH * self._total:
             return fitting[0]
         ranks = [0 if (shape := shape_of(job.config)) in own else 1 if shape not in self._taken else 2 for job in fitting]
         return fitting[ranks.index(min(ranks))]

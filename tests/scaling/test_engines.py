@@ -44,7 +44,7 @@ def test_a_worker_stays_with_its_shape_and_others_take_other_shapes(jobs):
     assert widths[1][:5] == [32] * 5
     assert [job.flops for job in given[0][:7]] == sorted((job.flops for job in given[0][:7]), reverse=True)
     compiled = sum(len({shape_of(job.config) for job in own}) for own in given)
-    assert compiled <= 4  # of 6 that two workers and three shapes could come to
+    assert compiled <= 5  # of 6 that two workers and three shapes could come to
 
 
 def test_no_worker_is_left_with_a_long_run_at_the_end(jobs):
