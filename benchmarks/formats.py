@@ -15,10 +15,10 @@ import numpy as np
 
 import models
 from models.precision import policy
-from scaling import engines
+from scaling import engines, sweeps
 from scaling.data.corpora import load_corpus
 from scaling.finished import evaluate
-from scaling.plan import Job
+from scaling.progress import SweepProgress
 from scaling.run import RunConfig, run_id
 from scaling.store import Store
 from scaling.training import train
@@ -39,12 +39,7 @@ def main() -> None:
     corpus = load_corpus("python-source").id
     configs = {(name, seed): config(name, seed, corpus) for name, seed in itertools.product(FORMATS, SEEDS)}
     ids = {cell: run_id(run, corpus, engines.WORKER_THREADS) for cell, run in configs.items()}
-    todo = [Job(run, 0.0, False) for cell, run in configs.items() if ids[cell] not in store.finished()]
-    listener = engines.Listener(
-        lambda job, share: None, lambda job, record: store.save(record), lambda job, reason: print(f"failed: {reason}")
-    )
-    if todo:
-        engines.run_local(todo, listener)
+    sweeps.sweep(list(configs.values()), store.path, progress=SweepProgress())
     records = {record["run_id"]: record for record in store.records()}
     print(f"corpus {corpus}; width {WIDTH}, {TOKENS} tokens, {len(SEEDS)} seeds\n")
     print("| format | bits of weights, activations, cache | loss | over fp32, seed by seed | standard error | skipped steps | emulated |")

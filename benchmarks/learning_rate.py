@@ -15,9 +15,9 @@ import math
 import numpy as np
 
 import models
-from scaling import engines
+from scaling import engines, sweeps
 from scaling.data.corpora import load_corpus
-from scaling.plan import Job
+from scaling.progress import SweepProgress
 from scaling.run import RunConfig, run_id
 from scaling.store import Store
 
@@ -35,12 +35,7 @@ def main() -> None:
         for width, tokens, rate, seed in cells
     ]
     ids = {config: run_id(config, corpus.id, engines.WORKER_THREADS) for config in configs}
-    todo = [Job(config, 0.0, False) for config in configs if ids[config] not in store.finished()]
-    listener = engines.Listener(
-        lambda job, share: None, lambda job, record: store.save(record), lambda job, reason: print(f"failed: {reason}")
-    )
-    if todo:
-        engines.run_local(todo, listener)
+    sweeps.sweep(configs, store.path, progress=SweepProgress())
     records = {record["run_id"]: record for record in store.records()}
 
     print(f"corpus {corpus.id}; mean validation loss over {len(SEEDS)} seeds\n")

@@ -20,10 +20,10 @@ import numpy as np
 from flax import nnx
 
 import models
-from scaling import engines
+from scaling import engines, sweeps
 from scaling.data.corpora import load_corpus
 from scaling.optimizers import optimizer
-from scaling.plan import Job
+from scaling.progress import SweepProgress
 from scaling.run import RunConfig, run_id
 from scaling.store import Store
 
@@ -147,16 +147,10 @@ def sweep(path: str) -> None:
         for width, rate, seed in itertools.product(WIDTHS, arm.rates, arm.seeds)
     }
     ids = {key: run_id(config, corpus.id, engines.WORKER_THREADS) for key, config in configs.items()}
-    finished = store.finished()
-    todo = [Job(config, 0.0, False) for key, config in configs.items() if ids[key] not in finished]
-    failures: list[str] = []
-    listener = engines.Listener(
-        lambda job, share: None, lambda job, record: store.save(record), lambda job, reason: failures.append(reason)
-    )
-    if todo:
-        engines.run_local(todo, listener)
-    if failures:
-        raise SystemExit(f"{len(failures)} runs failed; the first: {failures[0]}")
+    frame = sweeps.sweep(list(configs.values()), store.path, progress=SweepProgress())
+    failures = frame.loc[frame["status"] == "failed", "reason"]
+    if len(failures):
+        raise SystemExit(f"{len(failures)} runs failed; the first: {failures.iloc[0]}")
     records = {record["run_id"]: record for record in store.records()}
     print(f"\ncorpus {corpus.id}; {TOKENS} tokens in steps of {BATCH} x {CONTEXT}, {LAYERS} layers")
     for arm in ARMS:

@@ -1,8 +1,8 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
-Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, evaluate, sweep), penalties (compute_penalty,
-penalties), chips (chip, chips, export_control, utilisation), InputError, and the package `diffusion`. They load on first use, so that asking
-for a penalty does not import Flax.
+Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, train_on_hosts, evaluate, Plan, sweep), penalties
+(compute_penalty, penalties), chips (chip, chips, export_control, utilisation), InputError, and the package `diffusion`. They load on first
+use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scaling import diffusion as diffusion
     from scaling.branches import train_horizons as train_horizons
     from scaling.devices import one_device_per_core as one_device_per_core
+    from scaling.engines.hosts import train_on_hosts as train_on_hosts
     from scaling.ensembles import train_many as train_many
     from scaling.errors import InputError as InputError
     from scaling.finished import evaluate as evaluate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from scaling.penalty import compute_penalty as compute_penalty
     from scaling.penalty_batch import Penalties as Penalties
     from scaling.penalty_batch import penalties as penalties
+    from scaling.plan import Plan as Plan
     from scaling.run import RunConfig as RunConfig
     from scaling.run import RunRecord as RunRecord
     from scaling.sweeps import sweep as sweep
@@ -46,10 +48,12 @@ _HOME = {
     "penalties": "scaling.penalty_batch",
     "RunConfig": "scaling.run",
     "RunRecord": "scaling.run",
+    "Plan": "scaling.plan",
     "sweep": "scaling.sweeps",
     "train": "scaling.training",
     "train_horizons": "scaling.branches",
     "train_many": "scaling.ensembles",
+    "train_on_hosts": "scaling.engines.hosts",
     "evaluate": "scaling.finished",
     "one_device_per_core": "scaling.devices",
 }

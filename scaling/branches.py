@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 import models
 from models.memory import Memory, available_memory, check_memory
-from scaling import step
+from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
 from scaling.finished import save_model
@@ -60,7 +60,7 @@ def train_horizons(
         if own is not longest:
             first = branch_point(own)
             count.advance(trunk, first)
-            run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), list(trunk.losses))
+            run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), checkpoints.Past(list(trunk.losses)))
         count.advance(run, own.steps)
         shared = models.training_flops(own.model).training * (own.steps - first) * own.sequences * own.model.context
         record = run.record(compile_seconds=compile_seconds if own is longest else 0.0, flops_shared=shared)

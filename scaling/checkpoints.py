@@ -1,7 +1,15 @@
-"""Checkpoints of one run through Orbax: the state after some step, the curve so far, and the run they belong to."""
+"""Checkpoints of one run through Orbax: the state after some step, what the run measured so far, and the run they belong to.
+
+Each has a list of its files with their sha256, written last: one that was cut short, or whose bytes changed, is known before it is read.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,30 +17,71 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from scaling.errors import InputError
+from scaling.processes import is_first
 
 State = TypeVar("State")
 KEEP = 2
+LISTING = "files.sha256.json"
 
 
-def save(folder: str | Path, run: str, state: State, curve: list[list[float]]) -> None:
-    """Saves the state after `len(curve)` steps; the KEEP newest are kept. Returns when it is on disk."""
+@dataclasses.dataclass
+class Past:
+    """What a run measured: [loss, gradient norm] of every step, means of what routers did, and the seconds that `timed_steps` steps took."""
+
+    curve: list[list[float]] = dataclasses.field(default_factory=list)
+    routers: list[list[Any]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    timed_steps: int = 0
+
+
+def save(folder: str | Path, run: str, state: State, past: Past) -> None:
+    """Saves the state after `len(past.curve)` steps; the KEEP newest are kept. Returns when it is on disk."""
     policy: Any = ocp.training.preservation_policies.LatestN(KEEP)
-    with ocp.training.Checkpointer(str(Path(folder).resolve()), preservation_policy=policy) as checkpointer:
-        metadata = {"run_id": run, "curve": curve}
-        checkpointer.save(len(curve), jax.tree.leaves(state), custom_metadata=metadata)
-
-
-def restore(folder: str | Path, run: str, state: State) -> tuple[State, list[list[float]]]:
-    """The newest saved state and its curve, or `(state, [])` where there is none; refused if it is of another run."""
     path = Path(folder).resolve()
-    if not path.exists():
-        return state, []
-    with ocp.training.Checkpointer(str(path)) as checkpointer:
-        latest = checkpointer.latest
-        if latest is None:
-            return state, []
-        metadata = checkpointer.checkpointables_metadata(latest).custom_metadata or {}
-        if metadata.get("run_id") != run:
-            raise InputError(f"checkpoint {path}: belongs to another run; choose an empty folder")
-        leaves = checkpointer.load(latest, jax.tree.leaves(state))
-    return jax.tree.unflatten(jax.tree.structure(state), leaves), metadata["curve"]
+    with ocp.training.Checkpointer(str(path), preservation_policy=policy) as checkpointer:
+        metadata = {"run_id": run, "past": dataclasses.asdict(past)}
+        checkpointer.save(len(past.curve), jax.tree.leaves(state), custom_metadata=metadata)
+    if is_first():
+        listing = path / str(len(past.curve)) / LISTING
+        temporary = listing.with_suffix(".part")
+        temporary.write_text(json.dumps(_sums(listing.parent)))
+        temporary.replace(listing)
+
+
+def restore(folder: str | Path, run: str, state: State, say: Callable[[str], None]) -> tuple[State, Past]:
+    """The newest saved state that is whole, and what was measured up to it; `(state, Past())` where there is none.
+
+    A checkpoint that was cut short is told to `say` and removed, and the one before is taken. InputError if they are of another run.
+    """
+    path = Path(folder).resolve()
+    steps = sorted((int(each.name) for each in path.glob("*") if each.name.isdigit()), reverse=True)
+    for place, step in enumerate(steps):
+        if _whole(path / str(step)):
+            with ocp.training.Checkpointer(str(path)) as checkpointer:
+                return _read(checkpointer, step, run, state, path)
+        then = f"going back to that of step {steps[place + 1]}" if place + 1 < len(steps) else "the run starts again"
+        say(f"checkpoint {path}: that of step {step} was cut short; {then}")
+        if is_first():
+            shutil.rmtree(path / str(step))
+    return state, Past()
+
+
+def _read(checkpointer: ocp.training.Checkpointer, step: int, run: str, state: State, path: Path) -> tuple[State, Past]:
+    metadata: Any = checkpointer.checkpointables_metadata(step).custom_metadata or {}
+    if metadata.get("run_id") != run:
+        raise InputError(f"checkpoint {path}: belongs to another run; choose an empty folder")
+    leaves = checkpointer.load(step, jax.tree.leaves(state))
+    return jax.tree.unflatten(jax.tree.structure(state), leaves), Past(**metadata["past"])
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a checkpoint but the listing itself."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(LISTING.removesuffix(".json")))
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        return json.loads((folder / LISTING).read_text()) == _sums(folder)
+    except (OSError, ValueError):
+        return False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from scaling import chips_command, curves_command, data_command, fit_command, output, plan_command, runs_command
+from scaling import chips_command, curves_command, data_command, fit_command, output, plan_command, runs_command, sweep_command
 from scaling.output import Json
+from scaling.sweep_command import Workers
 
 app = typer.Typer(
     name="isoloss",
@@ -26,9 +27,8 @@ app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
 app.command()(chips_command.chips)
+app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
-
-Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")]
 
 
 @app.command()
@@ -47,46 +47,6 @@ def demo(
         output.emit(found.results())
     else:
         print_summary(found, out)
-
-
-@app.command()
-def sweep(
-    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
-    store: Annotated[Path, typer.Option("--store", "-s", help="The run store; made if it is not there.")],
-    engine: Annotated[str, typer.Option(help="How the runs are made: local.")] = "local",
-    workers: Workers = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the table of runs.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run a plan, or carry on with it: runs that the store has are not made again."""
-    from scaling import sweeps
-    from scaling.progress import SweepProgress
-
-    if dry_run:
-        jobs = sweeps.prepare(plan).jobs
-        rows = [
-            {
-                "run_id": run,
-                "arm": job.config.arm,
-                "width": job.config.model.width,
-                "budget": job.budget,
-                "tokens": job.config.tokens_trained,
-                "steps": job.config.steps,
-                "flops": job.flops,
-            }
-            for run, job in jobs.items()
-        ]
-        return (
-            output.table(rows, f"{len(rows)} runs, {sum(job.flops for job in jobs.values()):.2e} FLOP")
-            if not as_json
-            else output.emit({"runs": rows})
-        )
-    frame = sweeps.sweep(plan, store, engine, workers=workers, progress=SweepProgress())
-    _show_runs(frame, as_json)
-    failed = frame[frame["status"] == "failed"]
-    if len(failed):
-        output.note(f"isoloss: {len(failed)} of {len(frame)} runs failed, the first: {failed['reason'].iloc[0]}")
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -131,20 +91,11 @@ def penalty(
     output.listing(answer)
 
 
-def _show_runs(frame: Any, as_json: bool) -> None:
-    from fits.runs import COLUMNS
-
-    columns = [*COLUMNS, *(name for name in ("budget", "holdout", "reason") if name in frame)]
-    if as_json:
-        return output.emit({"runs": output.plain(frame[columns])})
-    shown = ["run_id", "arm", "precision", "seed", "params", "tokens", "flops", "loss", "loss_se", "status"]
-    output.table(output.plain(frame[shown]), f"{len(frame)} runs")
-
-
 def main() -> None:
     """Runs the command. Bad input is one line on stderr and exit status 2."""
     from models.config import ConfigError
     from scaling.errors import InputError
+    from scaling.stopping import Stopped
 
     try:
         status = app(standalone_mode=False)
@@ -156,7 +107,9 @@ def main() -> None:
         output.note(f"isoloss: {' '.join(str(error).split())}")
         status = 2
     except (KeyboardInterrupt, typer.Abort):
-        status = 130
-    if status == 130:
         output.note("isoloss: stopped; finished runs are kept")
+        status = 130
+    except Stopped as stopped:
+        output.note(f"isoloss: stopped; {stopped}")
+        status = 128 + stopped.signal
     sys.exit(status if isinstance(status, int) else 0)

@@ -22,6 +22,7 @@ from scaling.multipliers import PAIRED_BY, Multiplier, measure_multiplier
 from scaling.penalty import compute_penalty
 from scaling.plan import Plan, read_plan
 from scaling.run import NUMERICS_VERSION
+from scaling.stopping import signals
 
 PUBLISHED = ("besiroglu2024", "hoffmann2022")
 PENALTY_FLOPS = np.geomspace(1e21, 1e29, 33)
@@ -83,11 +84,13 @@ def run_demo(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder")
     chosen = read_plan(plan) if plan is not None else read_plan(builtin_plan())
-    if len(chosen.budgets.flops) < 2 or not chosen.budgets.holdout:
+    if chosen.budgets is None or len(chosen.budgets.flops) < 2 or not chosen.budgets.holdout:
         raise InputError("demo: the plan needs at least two budgets and a holdout")
-    _check(sweeps.prepare(chosen))
+    prepared = sweeps.prepare(chosen)
+    _check(prepared)
     out.mkdir(parents=True, exist_ok=True)
-    runs = sweeps.sweep(chosen, out / "runs.sqlite", workers=workers, progress=progress)
+    with signals() as stop:
+        runs = sweeps.sweep(prepared, out / "runs.sqlite", workers=workers, progress=progress, stop=stop)
     finished = runs[runs["status"] == "done"].reset_index(drop=True)
     baseline = finished[finished["arm"] == chosen.arms[0].name]
     seen, held = baseline[~baseline["holdout"]], baseline[baseline["holdout"]]
@@ -118,6 +121,7 @@ def run_demo(
 
 def _check(prepared: sweeps.Sweep) -> None:
     """Refuses, before anything is made, a plan whose runs could not be fitted or compared."""
+    assert prepared.plan.budgets is not None
     lowest, highest = min(prepared.plan.budgets.holdout), max(prepared.plan.budgets.flops)
     if lowest <= highest:
         raise InputError(f"demo: the holdout {lowest:g} must lie above the fitted budgets, which go to {highest:g}")

@@ -44,7 +44,7 @@ def save_model(folder: str | Path, state: step.TrainState, record: RunRecord) ->
 
 def load_model(folder: str | Path) -> Finished:
     """The model of a finished run; InputError where `folder` holds none, or that of a run that diverged."""
-    record = _record(folder)
+    record = record_of(folder)
     if record["status"] != "done":
         raise InputError(f"model {folder}: run {record['run_id']} {record['status']} ({record['reason']}); it left no trained model")
     try:
@@ -60,7 +60,7 @@ def load_model(folder: str | Path) -> Finished:
     return Finished(config, *jax.tree.unflatten(tree, [jnp.asarray(np.asarray(leaf)) for leaf in found]), record)
 
 
-def _record(folder: str | Path) -> dict[str, Any]:
+def record_of(folder: str | Path) -> dict[str, Any]:
     """What the run that left its model in `folder` recorded."""
     try:
         metadata: Any = ocp.metadata(str(Path(folder).resolve())).custom_metadata or {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
@@ -13,96 +14,11 @@ import models
 from models.config import ConfigError, ModelConfig
 from scaling import recipe
 from scaling.errors import InputError
+from scaling.plan_tables import SHAPE_KEYS, TRAIN_KEYS, Arm, Budgets, Ladder, Run, Train, given
 from scaling.run import RunConfig
-from scaling.toml_files import PositiveFloat, PositiveInt, Strict, read_toml, validated
+from scaling.toml_files import Strict, read_toml, validated
 
-Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
-
-
-class Ladder(Strict):
-    """Model sizes: widths of `models.ladder`, at one context length."""
-
-    widths: list[PositiveInt] = pydantic.Field(min_length=1)
-    context: PositiveInt = 64
-
-
-class Budgets(Strict):
-    """Training FLOP of each isoFLOP profile. `holdout` budgets are trained like the others and kept out of fits.
-
-    Of the ladder's widths the `sizes` (`holdout_sizes`) nearest to `tokens_per_param` are trained at each budget, and all
-    where the key is absent. A width is left out where the budget gives it fewer than the recipe's least number of steps.
-    """
-
-    flops: list[PositiveFloat] = pydantic.Field(min_length=1)
-    holdout: list[PositiveFloat] = pydantic.Field(default=[])
-    sizes: PositiveInt | None = None
-    holdout_sizes: PositiveInt | None = None
-    tokens_per_param: PositiveFloat = 20.0
-
-
-class Arm(Strict):
-    """A way of working that differs from the plan's [train] and from a dense model in what it names."""
-
-    name: str = pydantic.Field(min_length=1)
-    experts: int = 0
-    experts_per_token: int = 0
-    expert_ffn: PositiveInt | None = None
-    shared_experts: int | None = None
-    router: str | None = None
-    balance: str | None = None
-    dispatch: str | None = None
-    capacity_factor: PositiveFloat | None = None
-    kv_heads: PositiveInt | None = None
-    positions: str | None = None
-    norm: str | None = None
-    qk_norm: bool | None = None
-    activation: str | None = None
-    tied: bool | None = None
-    softcap: float | None = None
-    attention_softcap: float | None = None
-    parametrization: str | None = None
-    precision: str | None = None
-    schedule: str | None = None
-    optimizer: str | None = None
-    teacher: str | None = None
-    learning_rate: PositiveFloat | None = None
-    weight_decay: float | None = None
-    budgets: list[PositiveFloat] | None = None
-    widths: list[PositiveInt] | None = None
-    sizes: PositiveInt | None = None
-
-
-# The fields of an arm that say how its runs differ: in their shape, and in how they train.
-SHAPE_KEYS = (
-    "experts", "experts_per_token", "expert_ffn", "shared_experts", "router", "balance", "dispatch", "capacity_factor", "kv_heads",
-    "positions", "norm", "qk_norm", "activation", "tied", "softcap", "attention_softcap", "parametrization",
-)  # fmt: skip
-TRAIN_KEYS = ("precision", "schedule", "optimizer", "teacher", "learning_rate", "weight_decay")
-
-
-class Train(Strict):
-    """Fields of `scaling.RunConfig` that all runs share, and the seeds."""
-
-    precision: str = "fp32"
-    schedule: str = "wsd"
-    seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
-    learning_rate: PositiveFloat | None = None
-    batch: PositiveInt | None = None
-    micro_batch: PositiveInt | None = None
-    warmup: float | None = None
-    decay: float | None = None
-    weight_decay: float | None = None
-    balance_loss: float | None = None
-    epochs: PositiveInt | None = None
-    validation_tokens: PositiveInt | None = None
-    optimizer: str | None = None
-    remat: str | None = None
-    kernels: bool | None = None
-    emulate: bool | None = None
-    z_loss: float | None = None
-    bias_rate: float | None = None
-    distill_weight: float | None = None
-    temperature: PositiveFloat | None = None
+BYTES = 256  # symbols of a corpus of bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,63 +35,83 @@ class Job:
 
 
 class Plan(Strict):
-    """A sweep: every arm at every budget and seed, over the ladder's sizes."""
+    """A sweep: every arm at every budget, seed and learning rate, over the ladder's sizes; and the runs of an explicit list."""
 
     corpus: str = "python-source"
-    ladder: Ladder
-    budgets: Budgets
+    ladder: Ladder | None = None
+    budgets: Budgets | None = None
     arms: list[Arm] = pydantic.Field(default=[Arm(name="dense")], min_length=1)
+    runs: list[Run] = pydantic.Field(default=[])
     train: Train = Train()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Plan:
+        if (self.ladder is None) != (self.budgets is None):
+            raise ValueError("ladder and budgets go together")
+        if self.ladder is None and not self.runs:
+            raise ValueError("nothing to run: give [ladder] and [budgets], or a list of [[runs]]")
+        if self.ladder is None and "arms" in self.model_fields_set:
+            raise ValueError("arms are made over a [ladder] and [budgets]; a run of a list names its own arm")
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise ValueError(f"arms: every name must be there once, got {', '.join(names)}")
-        known = {*self.budgets.flops, *self.budgets.holdout}
-        once: dict[str, list[Any]] = {
-            "budgets": [*self.budgets.flops, *self.budgets.holdout],
-            "ladder.widths": self.ladder.widths,
-            "train.seeds": self.train.seeds,
-        }
-        for key, values in once.items():
+        for key, values in self._lists():
             twice = [value for value in values if values.count(value) > 1]
             if twice:
                 raise ValueError(f"{key}: {twice[0]:g} is there twice")
         for arm in self.arms:
-            unknown = set(arm.budgets or ()) - known
+            unknown = set(arm.budgets or ()) - set(self._all_budgets())
             if unknown:
                 raise ValueError(f"arms.{arm.name}.budgets: {min(unknown):g} is not among the plan's budgets")
         return self
 
-    def jobs(self) -> list[Job]:
-        """All runs of the plan, arms in their order, small budgets first."""
+    def _lists(self) -> Iterator[tuple[str, Sequence[float]]]:
+        """Lists in which every value must be there once."""
+        yield "budgets", self._all_budgets()
+        yield "ladder.widths", self.ladder.widths if self.ladder else ()
+        for where, table in (("train", self.train), *((f"arms.{arm.name}", arm) for arm in self.arms)):
+            for key in ("seeds", "learning_rates", "widths", "budgets"):
+                yield f"{where}.{key}", getattr(table, key, None) or ()
+
+    def _all_budgets(self) -> list[float]:
+        return [*self.budgets.flops, *self.budgets.holdout] if self.budgets else []
+
+    def jobs(self, vocab_size: int = BYTES) -> list[Job]:
+        """All runs of the plan on a corpus of `vocab_size` symbols: arms in their order, small budgets first, then the list."""
         jobs: list[Job] = []
-        for arm in self.arms:
-            for budget in sorted({*self.budgets.flops, *self.budgets.holdout}):
+        for arm in self.arms if self.ladder else ():
+            for budget in sorted(self._all_budgets()):
                 if arm.budgets is None or budget in arm.budgets:
-                    jobs.extend(self._cell(arm, budget))
+                    with _place(f"arm {arm.name!r} at {budget:g} FLOP"):
+                        jobs.extend(self._cell(arm, budget, vocab_size))
+        for place, run in enumerate(self.runs):
+            with _place(f"runs.{place}"):
+                jobs.extend(self._listed(run, vocab_size))
         return jobs
 
-    def _cell(self, arm: Arm, budget: float) -> list[Job]:
+    def _cell(self, arm: Arm, budget: float, vocab_size: int) -> list[Job]:
+        assert self.budgets is not None
         holdout = budget in self.budgets.holdout
-        shared = self.train.model_dump(exclude={"seeds"}, exclude_none=True)
-        shared |= {key: value for key in TRAIN_KEYS if (value := getattr(arm, key)) is not None}
-        try:
-            shapes = self._shapes(arm, budget, holdout)
-            return [
-                Job(RunConfig(shape, tokens, self.corpus, seed=seed, arm=arm.name, **shared), budget, holdout)
-                for shape, tokens in shapes
-                for seed in self.train.seeds
-            ]
-        except (ConfigError, InputError) as error:
-            raise InputError(f"arm {arm.name!r} at {budget:g} FLOP: {error}") from error
+        return [
+            Job(RunConfig(shape, tokens, self.corpus, seed=seed, arm=arm.name, **fields), budget, holdout)
+            for shape, tokens in self._shapes(arm, budget, holdout, vocab_size)
+            for fields in self._fields(arm)
+            for seed in arm.seeds or self.train.seeds
+        ]
 
-    def _shapes(self, arm: Arm, budget: float, holdout: bool) -> list[tuple[ModelConfig, int]]:
-        own = {key: value for key in SHAPE_KEYS if (value := getattr(arm, key)) is not None}
+    def _fields(self, table: Arm | Run) -> list[dict[str, Any]]:
+        """What runs of an arm or of the list are trained with: the table's own before the plan's; one for each learning rate."""
+        fields = given(self.train, TRAIN_KEYS) | given(table, TRAIN_KEYS)
+        rates = table.learning_rates or (None if "learning_rate" in given(table, TRAIN_KEYS) else self.train.learning_rates)
+        return [fields | {"learning_rate": rate} for rate in rates] if rates else [fields]
+
+    def _shapes(self, arm: Arm, budget: float, holdout: bool, vocab_size: int) -> list[tuple[ModelConfig, int]]:
+        assert self.ladder is not None
+        assert self.budgets is not None
+        own: dict[str, Any] = {"context": self.ladder.context, "vocab_size": vocab_size} | given(arm, SHAPE_KEYS)
         shapes = []
         for width in arm.widths or self.ladder.widths:
-            shape = models.ladder(width, context=self.ladder.context, **own)
+            shape = models.ladder(width, **own)
             tokens = int(budget / models.training_flops(shape).training)
             if tokens >= recipe.MIN_STEPS * shape.context:
                 shapes.append((shape, tokens))
@@ -184,19 +120,53 @@ class Plan(Strict):
                 f"no width leaves {recipe.MIN_STEPS} steps; raise the budget or add a smaller width than {min(arm.widths or self.ladder.widths)}"
             )
         wanted = arm.sizes or (self.budgets.holdout_sizes if holdout else self.budgets.sizes) or len(shapes)
-
-        def distance(shape: tuple[ModelConfig, int]) -> float:
-            ratio = shape[1] / models.count_params(shape[0]).active
-            return abs(math.log(ratio / self.budgets.tokens_per_param))
-
-        kept = sorted(shapes, key=distance)[:wanted]
+        aim = math.log(self.budgets.tokens_per_param)
+        kept = sorted(shapes, key=lambda shape: abs(math.log(shape[1] / models.count_params(shape[0]).active) - aim))[:wanted]
         return sorted(kept, key=lambda shape: shape[0].width)
 
+    def _listed(self, run: Run, vocab_size: int) -> list[Job]:
+        own: dict[str, Any] = {"vocab_size": vocab_size} | given(run, SHAPE_KEYS)
+        shape = ModelConfig(**own) if {"layers", "heads"} <= own.keys() else models.ladder(own.pop("width"), **own)
+        flops = models.training_flops(shape).training
+        tokens = run.tokens or int((run.flops or 0.0) / flops)
+        seeds = self.train.seeds if run.seed is None else [run.seed]
+        configs = [RunConfig(shape, tokens, self.corpus, seed=s, arm=run.arm, **fields) for fields in self._fields(run) for s in seeds]
+        return [Job(config, run.budget or run.flops or flops * config.tokens_trained, run.holdout) for config in configs]
 
-def read_plan(source: str | Path | dict[str, Any] | Plan) -> Plan:
-    """The plan of a TOML file, a dict of the same keys, or a Plan; InputError names the file and the key."""
+
+@dataclasses.dataclass(frozen=True)
+class _place:  # noqa: N801 - a context manager
+    """Says where in the plan an impossible configuration stands."""
+
+    name: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ConfigError | InputError):
+            raise InputError(f"{self.name}: {error}") from error
+
+
+Source = str | Path | dict[str, Any] | Plan | Sequence[RunConfig]
+
+
+def read_plan(source: Source) -> Plan:
+    """The plan of a TOML file, a dict of the same keys, a Plan, or a list of RunConfig; InputError names the file and the key."""
     if isinstance(source, Plan):
         return source
-    where = "plan" if isinstance(source, dict) else str(source)
-    fields = source if isinstance(source, dict) else read_toml(source)
-    return validated(Plan, fields, where)
+    if isinstance(source, str | Path):
+        return validated(Plan, read_toml(source), str(source))
+    return validated(Plan, source if isinstance(source, dict) else _plan_of(source), "plan")
+
+
+def _plan_of(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """A plan that lists the given configurations."""
+    corpora = {config.corpus for config in configs}
+    if len(corpora) > 1:
+        raise InputError(f"plan: the runs of a sweep share one corpus, got {', '.join(sorted(corpora))}")
+    runs = []
+    for config in configs:
+        fields = config.as_dict()
+        del fields["corpus"]
+        runs.append(fields.pop("model") | fields)
+    return {"runs": runs} | ({"corpus": corpora.pop()} if corpora else {})

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,11 +39,31 @@ CURVE_POINTS = 32  # of the training curve kept in the record
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
+class Interrupted(Exception):
+    """The run was asked to stop; its state is in its folder of checkpoints, if it has one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interruptions:
+    """How a run outlives its process: a checkpoint in `folder` every `steps` steps and every `seconds`, and one when `stop` says so.
+
+    `stop` is asked between calls of the compiled steps, whose grouping checkpoints by `seconds` leave as it is. Of several processes that
+    train as one all must decide alike: there neither `seconds` nor `stop` is for use. `say` gets what happened to checkpoints.
+    """
+
+    folder: str | Path | None = None
+    steps: int | None = None
+    seconds: float = math.inf
+    stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+
+
 def train(
     config: RunConfig,
     *,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 2000,
+    interruptions: Interruptions | None = None,
     progress: Progress | None = None,
     devices: int | None = None,
     layout: Layout | None = None,
@@ -53,19 +74,21 @@ def train(
     With `checkpoint` (a folder) the state is saved there every `checkpoint_every` steps and a later call carries on from
     the newest one, to the same bits as a run that was never interrupted. The micro-batches of a step are shared out over as many
     of the `devices` (default: all that JAX has) as divide them; a `layout` (`models.sharding`) splits weights too. Of several processes
-    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in.
+    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in. `interruptions` says
+    more about checkpoints than `checkpoint` and `checkpoint_every` do, and takes their place; Interrupted where its `stop` ends the run.
     """
+    care = interruptions or Interruptions(checkpoint, checkpoint_every)
     job = prepare(config, devices, layout)
     started = time.perf_counter()
     state = step.initialise(job.static, jnp.int32(config.seed))
-    history: list[list[float]] = []
-    if checkpoint:
-        state, history = checkpoints.restore(checkpoint, job.id, state)
+    past = checkpoints.Past()
+    if care.folder:
+        state, past = checkpoints.restore(care.folder, job.id, state, care.say)
     compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - started
 
-    run = Run(job, compiled, state, history)
-    run.advance(config.steps, checkpoint=checkpoint, checkpoint_every=checkpoint_every, progress=progress)
+    run = Run(job, compiled, state, past)
+    run.advance(config.steps, care, progress)
     record = run.record(compile_seconds=compile_seconds)
     if save:
         save_model(save, run.state, record)
@@ -156,12 +179,13 @@ def _teacher(config: RunConfig) -> Finished | None:
 class Run:
     """A run under way: its state on the device, and what its steps measured so far."""
 
-    def __init__(self, job: Job, compiled: Callable[..., Any], state: step.TrainState, history: list[list[float]] | None = None):
+    def __init__(self, job: Job, compiled: Callable[..., Any], state: step.TrainState, past: checkpoints.Past | None = None):
+        past = past or checkpoints.Past()
         self.job, self.state = job, state
         self._compiled = compiled
-        self.losses: list[list[float]] = history or []  # loss and gradient norm of each step
-        self.routers: list[step.Metrics] = []  # means over calls in the last tenth of the steps
-        self.seconds, self.timed_steps = 0.0, 0
+        self.losses = past.curve  # loss and gradient norm of each step
+        self.routers = [_metrics(row) for row in past.routers]  # means over calls in the last tenth of the steps
+        self.seconds, self.timed_steps = past.seconds, past.timed_steps
 
     @property
     def done(self) -> int:
@@ -172,27 +196,37 @@ class Run:
         place = int(self.state.diverged_at)
         return None if place < 0 else place
 
-    def advance(
-        self, stop: int, *, checkpoint: str | Path | None = None, checkpoint_every: int = 2000, progress: Progress | None = None
-    ) -> None:
-        """Trains up to step `stop`, or until the run diverges."""
-        config = self.job.config
-        started, first = time.perf_counter(), self.done
+    def advance(self, stop: int, care: Interruptions | None = None, progress: Progress | None = None) -> None:
+        """Trains up to step `stop`, or until the run diverges. Interrupted if `care.stop` says so before."""
+        care, saved = care or Interruptions(), time.perf_counter()
         while self.done < stop:
-            until = min(self.done + step.STEPS_PER_CALL, stop)
-            if checkpoint:
-                until = min(until, (self.done // checkpoint_every + 1) * checkpoint_every)
-            count = until - self.done
-            self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(count))
-            self._remember(metrics, count)  # waits for the call, whose own loop is long
+            started, first = time.perf_counter(), self.done
+            until = min(first + step.STEPS_PER_CALL, stop)
+            if care.folder and care.steps:
+                until = min(until, (first // care.steps + 1) * care.steps)
+            self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(until - first))
+            self._remember(metrics, until - first)  # waits for the call, whose own loop is long
+            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + until - first
             if self.diverged_at is not None:
                 break
-            if checkpoint and self.done % checkpoint_every == 0:
-                checkpoints.save(checkpoint, self.job.id, self.state, self.losses)
+            stopped = self.done < stop and care.stop()
+            due = bool(care.steps) and self.done % (care.steps or 1) == 0
+            if care.folder and (stopped or due or time.perf_counter() - saved > care.seconds):
+                self._save(care)
+                saved = time.perf_counter()
+            if stopped:
+                raise Interrupted(f"run {self.job.id}: stopped after {self.done} of {self.job.config.steps} steps")
             if progress:
-                progress(self.done, config.steps)
-        self.seconds += time.perf_counter() - started
-        self.timed_steps += self.done - first
+                progress(self.done, self.job.config.steps)
+
+    def _save(self, care: Interruptions) -> None:
+        """A checkpoint. One that cannot be written is no reason to lose the run."""
+        assert care.folder is not None
+        routers = [[np.asarray(part).tolist() for part in row] for row in self.routers]
+        try:
+            checkpoints.save(care.folder, self.job.id, self.state, checkpoints.Past(self.losses, routers, self.seconds, self.timed_steps))
+        except (OSError, ValueError) as error:  # the disk is full, say; TensorStore raises ValueError
+            care.say(f"checkpoint {care.folder}: that of step {self.done} cannot be written: {' '.join(str(error).split())[:200]}")
 
     def _remember(self, metrics: step.Metrics, count: int) -> None:
         self.losses.extend(np.stack([metrics.loss[:count], metrics.gradient_norm[:count]], axis=1).tolist())
@@ -243,6 +277,11 @@ class Run:
             {"load": load.tolist(), "entropy": float(entropy), "dropped": float(dropped)}
             for load, entropy, dropped in zip(mean.load_LE, mean.entropy_L, mean.dropped_L, strict=True)
         ]
+
+
+def _metrics(row: list[Any]) -> step.Metrics:
+    parts: list[Any] = [np.asarray(part, np.float32) for part in row]
+    return step.Metrics(*parts)
 
 
 def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:

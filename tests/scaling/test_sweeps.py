@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from scaling import InputError
+from scaling.engines.local import Worker
+from scaling.engines.tasks import Task
 from scaling.plan import read_plan
 from scaling.store import Store, open_existing
 from scaling.sweeps import prepare, sweep
@@ -130,20 +132,17 @@ def test_a_killed_sweep_loses_no_finished_run_and_ends_as_if_it_had_not_been(pla
     assert again["train_seconds"].tolist() == frame["train_seconds"].tolist()
 
 
-def test_workers_leave_when_the_sweep_is_killed(plan, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "scaling.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    config = dataclasses.replace(next(iter(prepare(plan).jobs.values())).config, tokens=10**7, epochs=100)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(config.as_dict()) + "\n")
-    process.stdin.flush()
-    assert "progress" in process.stdout.readline()  # it is in mid-run
-    process.stdin.close()  # as when its parent dies
-    assert process.wait(timeout=60) == 0
-    assert '"record"' not in process.stdout.read()
-    process.stdout.close()
+def test_workers_leave_when_the_sweep_is_killed(plan):
+    worker = Worker()
+    run, job = next(iter(prepare(plan).jobs.items()))
+    config = dataclasses.replace(job.config, tokens=10**7, epochs=100)
+    answers = worker.ask(dataclasses.asdict(Task(run, config.as_dict())))
+    assert "progress" in next(answers)  # it is in mid-run
+    assert worker._process.stdin is not None
+    worker._process.stdin.close()  # as when its parent dies
+    assert all("progress" in answer for answer in answers)
+    assert worker.wait() == 0
+    worker.kill()
 
 
 def test_store_refuses_what_is_not_a_store(tmp_path):
