@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scaling import engines
-from scaling.data.corpora import Corpus, load_corpus
+from scaling.data.corpora import Corpus, load_corpus, same_corpus
 from scaling.errors import InputError
 from scaling.plan import BYTES, Job, Plan, Source, read_plan
 from scaling.run import RunConfig, RunRecord, run_id, unique_tokens
@@ -114,7 +114,11 @@ def sweep(
     prepared = plan if isinstance(plan, Sweep) else prepare(plan, engine)
     folder = Path(f"{store}.checkpoints")
     settings = engines.Settings(workers, address, cpus, gpus, retries, folder, checkpoint_seconds, stop or threading.Event())
-    work = _Work(prepared, Store(store), folder, progress)
+    kept = Store(store)
+    namesakes = {corpus for corpus in kept.corpora() if corpus.partition("@")[0] == prepared.corpus.name}
+    if prepared.corpus.id not in namesakes:  # the text behind a name has changed since
+        same_corpus(prepared.corpus, namesakes, str(store))
+    work = _Work(prepared, kept, folder, progress)
     try:
         with work.beating():
             work.finish(engine, settings)

@@ -29,6 +29,8 @@ def shape_of(config: RunConfig) -> tuple:
 
 def host_bytes(config: RunConfig) -> int:
     """Predicted peak of a worker process on a CPU. (A teacher, which is one run's in a thousand, is left to the worker's own prediction.)"""
+    from scaling.training import data_bytes  # brings Orbax
+
     return predict_memory(
         config.model,
         config.precision,
@@ -36,13 +38,11 @@ def host_bytes(config: RunConfig) -> int:
         optimizer=config.optimizer,
         remat=config.remat,
         kernels=config.kernels,
-        corpus_bytes=_corpus_bytes(config.corpus),
+        corpus_bytes=data_bytes(config, _corpus(config.corpus)),
     ).total
 
 
-@functools.cache
-def _corpus_bytes(corpus: str) -> int:
-    return load_corpus(corpus).manifest["train_bytes"]
+_corpus = functools.cache(load_corpus)
 
 
 WORTH = 0.05  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation

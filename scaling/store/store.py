@@ -123,6 +123,11 @@ class Store:
                     (FAILED, rows.bound(reason), time.time(), run_id),
                 )
 
+    def corpora(self) -> set[str]:
+        """The ids of the corpora that runs of the store were made on."""
+        with self.database.reading() as connection:
+            return {row[0] for row in connection.execute("SELECT DISTINCT corpus FROM runs WHERE status IN ('done', 'diverged')") if row[0]}
+
     def finished(self, ids: Ids = None) -> set[str]:
         """Ids of the runs that need not be made again: done and diverged ones."""
         return {run for run, state in self.states(ids).items() if state in FINISHED}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from scaling.engines.tasks import Task
 from scaling.plan import read_plan
 from scaling.store import Store, open_existing
 from scaling.sweeps import prepare, sweep
+from tests.scaling.stored import made
 
 PLAN = """
 corpus = "{corpus}"
@@ -189,3 +191,17 @@ def test_a_failed_run_is_noted_and_made_again(plan, tmp_path):
     assert store.frame()["reason"].tolist() == ["out of memory"]
     frame = sweep(plan, tmp_path / "runs.sqlite", workers=1)
     assert run in set(frame["run_id"])
+
+
+def test_a_text_that_has_changed_is_not_swept_into_the_store_of_the_old_one(tmp_path, text_folder):
+    text = tmp_path / "text"
+    shutil.copytree(text_folder / "json", text)
+    shutil.copytree(text_folder / "email", text / "email")
+    plan = read_plan({"corpus": str(text), "ladder": {"widths": [16], "context": 32}, "budgets": {"flops": [1.5e9]}})
+    before = prepare(plan)
+    store = Store(tmp_path / "runs.sqlite")
+    store.save(made(0, corpus=before.corpus.id))
+    store.save(made(1, corpus="python-source@00000000"))  # another corpus by name is nobody's mistake
+    (text / "email" / "base64mime.py").unlink()
+    with pytest.raises(InputError, match=f'corpus {before.corpus.id}, not on text@.*set corpus = "{before.corpus.id}"'):
+        sweep(plan, store.path)
