@@ -45,7 +45,7 @@ def _corpus_bytes(corpus: str) -> int:
     return load_corpus(corpus).manifest["train_bytes"]
 
 
-WORTH = 0.05  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation
+WORTH = 0.02  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation
 
 
 class Queue:
