@@ -100,7 +100,7 @@ def sweep(
     address: str | None = None,
     cpus: float = 1,
     gpus: float = 0,
-    retries: int = 1,
+    retries: int = 2,
     checkpoint_seconds: float = 60.0,
     progress: Progress | None = None,
     stop: threading.Event | None = None,

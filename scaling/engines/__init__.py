@@ -48,7 +48,7 @@ class Settings:
     address: str | None = None
     cpus: float = 1
     gpus: float = 0
-    retries: int = 1
+    retries: int = 2
     checkpoints: Path | None = None
     checkpoint_seconds: float = 60.0
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)

@@ -45,7 +45,7 @@ def host_bytes(config: RunConfig) -> int:
 _corpus = functools.cache(load_corpus)
 
 
-WORTH = 0.05  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation
+WORTH = 0.02  # of a worker's share of all jobs: a smaller one costs less at the end than a compilation
 
 
 class Queue:

@@ -31,20 +31,25 @@ def jobs(text_folder):
     return [Job(config, 1e9, False) for config in configs]
 
 
-def test_a_worker_stays_with_its_shape_and_others_take_other_shapes(jobs):
-    queue, hands = Queue(jobs, lambda job: True, 2, 10**12), [set(), set()]
-    given = [[], []]
-    for turn in range(len(jobs)):
-        job = queue.take(hands[turn % 2])
-        assert job is not None
-        given[turn % 2].append(job)
-    assert queue.take(hands[0]) is None
-    widths = [[job.config.model.width for job in own] for own in given]
-    assert widths[0][:7] == [64] * 7  # the dearest first, by the one that compiled it
-    assert widths[1][:5] == [32] * 5
-    assert [job.flops for job in given[0][:7]] == sorted((job.flops for job in given[0][:7]), reverse=True)
+def played(queue, workers):
+    """Jobs of each worker and when it is done, if a job takes as long as it has FLOP: whoever is free first takes the next."""
+    own, given, free = [set() for _ in range(workers)], [[] for _ in range(workers)], [0.0] * workers
+    while (job := queue.take(own[who := free.index(min(free))])) is not None:
+        given[who].append(job)
+        free[who] += job.flops
+        queue.end(job)
+    return given, free
+
+
+def test_workers_stay_with_their_shapes_and_end_together(jobs):
+    given, free = played(Queue(jobs, lambda job: True, 2, 10**12), 2)
+    assert sorted(map(id, given[0] + given[1])) == sorted(map(id, jobs))
+    assert given[0][0].flops == max(job.flops for job in jobs)  # the dearest first
+    assert [job.config.model.width for job in given[0][:4]] == [64] * 4
+    assert [job.config.model.width for job in given[1][:4]] == [32] * 4
     compiled = sum(len({shape_of(job.config) for job in own}) for own in given)
     assert compiled <= 5  # of 6 that two workers and three shapes could come to
+    assert max(free) < 1.1 * sum(free) / 2
 
 
 def test_no_worker_is_left_with_a_long_run_at_the_end(jobs):
