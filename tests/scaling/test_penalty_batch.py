@@ -27,7 +27,11 @@ DEPARTURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("departure", DEPARTURES, ids=str)
+def said(departure: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value.name if name == 'follower' else value}" for name, value in departure.items()) or "free"
+
+
+@pytest.mark.parametrize("departure", DEPARTURES, ids=said)
 def test_a_batch_is_its_members_alone(departure):
     flops = np.geomspace(1e21, 1e29, 5)
     # A single one finds its optimum to 1e-8 of the size, which off the optimum shows in first order.
@@ -130,7 +134,7 @@ QUICK = ({"fixed": "tokens", "overtraining": 3.0}, {"served_tokens": 1e14, "uniq
 
 
 @pytest.mark.parametrize(
-    "departure", [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in DEPARTURES if each not in QUICK)], ids=str
+    "departure", [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in DEPARTURES if each not in QUICK)], ids=said
 )
 def test_elasticities_are_those_of_finite_differences(departure):
     settings: dict[str, Any] = {"flops": 1e26, "structure": 2.0, "data": 1.7} | {
