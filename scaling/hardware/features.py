@@ -1,0 +1,30 @@
+"""The columns from which the time law computes a step: nominal seconds by kind of work, and what describes stack and chip."""
+
+from __future__ import annotations
+
+import math
+
+from scaling.hardware import communication, compute
+from scaling.hardware.workload import Workload
+
+GENERATIONS = ("volta", "ampere", "consumer", "hopper", "blackwell", "tpu", "other")
+
+
+def features(work: Workload) -> dict[str, float]:
+    """Columns of one job."""
+    kind = work.device.generation if work.device.generation in GENERATIONS else "other"
+    found = {
+        **compute.products(work),
+        **compute.attention(work),
+        **compute.traffic(work),
+        **compute.launches(work),
+        **communication.seconds(work),
+        "doublings": math.log2(max(work.chips, 8) / 8),
+        "eager": float(not work.compiled or work.software.family in ("eager",) or not work.architecture.flash),
+        "async": float(work.async_tensor or work.software.family in ("megatron", "jax") and work.software.year > 2023.5),
+        "direct": float(work.device.direct),
+        "tokens": work.batch * work.sequence / work.chips,
+    }
+    for name in GENERATIONS:
+        found[f"on_{name}"] = float(kind == name)
+    return found
