@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Chip, chip, chips, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from scaling.ensembles import train_many as train_many
     from scaling.errors import InputError as InputError
     from scaling.finished import evaluate as evaluate
+    from scaling.hardware.chips import Chip as Chip
+    from scaling.hardware.library import chip as chip
+    from scaling.hardware.library import chips as chips
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
     from scaling.run import RunConfig as RunConfig
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "InputError": "scaling.errors",
+    "Chip": "scaling.hardware.chips",
+    "chip": "scaling.hardware.library",
+    "chips": "scaling.hardware.library",
     "Penalty": "scaling.penalty",
     "compute_penalty": "scaling.penalty",
     "RunConfig": "scaling.run",
