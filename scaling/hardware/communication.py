@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from scaling.hardware.compute import AGAIN, imbalance
+from scaling.hardware.compute import again, imbalance
 from scaling.hardware.memory import local_params
 from scaling.hardware.workload import Workload
 
@@ -29,9 +29,9 @@ def tensor(work: Workload) -> dict[str, float]:
     t = lay.tensor
     if t == 1:
         return {"tensor": 0.0, "tensor_network": 0.0, "tensor_calls": 0.0}
-    again, _ = AGAIN[lay.recompute]
+    extra, _ = again(work)
     layers = work.micro_batches * imbalance(work) * arch.layers / lay.pipeline
-    calls = layers * (2 + 2 + 2 * again)
+    calls = layers * (2 + 2 + 2 * extra)
     volume = calls * 2 * (t - 1) / t * work.micro_tokens * arch.width * 2
     inside, outside = _split(t, 1, work)
     fast = volume / work.device.link if inside > 1 else 0.0
@@ -61,10 +61,10 @@ def context(work: Workload) -> dict[str, float]:
     c = lay.context
     if c == 1:
         return {"context": 0.0}
-    again, _ = AGAIN[lay.recompute]
+    extra, _ = again(work)
     keys = 2 * arch.kv_heads * arch.head_dim / lay.tensor if arch.attention != "mla" else 2 * arch.heads * arch.head_dim / lay.tensor
     layers = work.micro_batches * arch.layers / lay.pipeline
-    volume = layers * (3 + again) * work.micro_tokens * keys * 2 * (c - 1)
+    volume = layers * (3 + extra) * work.micro_tokens * keys * 2 * (c - 1)
     inside, outside = _split(c, lay.tensor, work)
     return {"context": volume / (work.network if outside > 1 else work.device.link)}
 
@@ -75,9 +75,9 @@ def expert(work: Workload) -> dict[str, float]:
     e = lay.expert
     if e == 1 or not arch.moe_layers:
         return {"expert": 0.0, "expert_network": 0.0, "expert_calls": 0.0}
-    again, _ = AGAIN[lay.recompute]
+    extra, _ = again(work)
     layers = work.micro_batches * (arch.moe_layers + arch.mtp_layers) / lay.pipeline
-    calls = layers * (4 + 2 * again)
+    calls = layers * (4 + 2 * extra)
     inside, nodes = _split(e, 1, work)
     tokens = work.micro_tokens / lay.tensor
     volume = calls * tokens * arch.width * 2

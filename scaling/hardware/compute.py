@@ -17,6 +17,12 @@ TILES = ((128, 256), (256, 128), (128, 128), (64, 128))
 TILE_COST = (1.0, 1.0, 1.06, 1.25)  # smaller tiles read their operands more often
 
 
+def again(work: Workload) -> tuple[float, float]:
+    """Shares of a forward pass computed a second time: products, attention."""
+    products_again, attention_again = AGAIN[work.layout.recompute]
+    return products_again * work.layout.recompute_share, attention_again * work.layout.recompute_share
+
+
 def waste(rows: float, columns: float, dev: Device) -> float:
     """Time lost over time used, because tiles do not fill the last wave of the units or stand over the edge."""
     least = math.inf
@@ -30,24 +36,24 @@ def waste(rows: float, columns: float, dev: Device) -> float:
     return min(least - 1, 50.0)
 
 
-def product(rows: float, inputs: float, outputs: float, dev: Device, again: float) -> tuple[float, float, float]:
+def product(rows: float, inputs: float, outputs: float, dev: Device, extra: float) -> tuple[float, float, float]:
     """(FLOPs, FLOPs wasted, elements moved) of one matrix product with its two products of the backward pass."""
     flops = 2 * rows * inputs * outputs
     moved = rows * inputs + inputs * outputs + rows * outputs
-    lost = flops * ((1 + again) * waste(rows, outputs, dev) + waste(rows, inputs, dev) + waste(inputs, outputs, dev))
-    return (3 + again) * flops, lost, (3 + again) * moved
+    lost = flops * ((1 + extra) * waste(rows, outputs, dev) + waste(rows, inputs, dev) + waste(inputs, outputs, dev))
+    return (3 + extra) * flops, lost, (3 + extra) * moved
 
 
 def products(work: Workload) -> dict[str, float]:
     """Seconds of matrix products, of their waste and of moving their operands."""
     arch, lay, dev = work.architecture, work.layout, work.device
     tokens, t = work.micro_tokens, lay.tensor
-    again, _ = AGAIN[lay.recompute]
+    extra, _ = again(work)
     total = [0.0, 0.0, 0.0]
 
     def add(matrices: list[tuple[float, float, float]], count: float) -> None:
         for rows, inputs, outputs in matrices:
-            for i, value in enumerate(product(rows, max(inputs, 1), max(outputs, 1), dev, again)):
+            for i, value in enumerate(product(rows, max(inputs, 1), max(outputs, 1), dev, extra)):
                 total[i] += count * value
 
     attention = [
@@ -102,13 +108,13 @@ def imbalance(work: Workload) -> float:
 def attention(work: Workload) -> dict[str, float]:
     """Seconds of scores and values, causal half only, and of moving scores where they are written out."""
     arch, lay, dev = work.architecture, work.layout, work.device
-    _, again = AGAIN[lay.recompute]
+    _, extra = again(work)
     tokens = work.micro_tokens * work.micro_batches * imbalance(work) / lay.pipeline / lay.tensor
     flops = arch.attention_flops(work.sequence, causal=arch.flash)
-    factor = 1 + BACKWARD_ATTENTION + again if arch.flash else 3 + again
+    factor = 1 + BACKWARD_ATTENTION + extra if arch.flash else 3 + extra
     small = arch.head_dim < 96
     seconds = tokens * flops * factor / (dev.peak16 * dev.share16)
-    scores = 0.0 if arch.flash else tokens * arch.layers * arch.heads * work.sequence * 2 * (3 + again) / dev.bandwidth
+    scores = 0.0 if arch.flash else tokens * arch.layers * arch.heads * work.sequence * 2 * (3 + extra) / dev.bandwidth
     return {"attention": seconds * (not small), "attention_small": seconds * small, "scores": scores}
 
 
@@ -117,7 +123,7 @@ def traffic(work: Workload) -> dict[str, float]:
     from scaling.hardware.memory import local_params
 
     arch, lay, dev = work.architecture, work.layout, work.device
-    again, _ = AGAIN[lay.recompute]
+    extra, _ = again(work)
     tokens = work.micro_tokens * work.micro_batches * imbalance(work) / lay.pipeline
     split = lay.tensor if lay.sequence_parallel else 1
     share = arch.moe_layers / arch.layers
@@ -132,10 +138,10 @@ def traffic(work: Workload) -> dict[str, float]:
     ranks = lay.data * lay.context if lay.zero else 1
     owned = dense / ranks + experts / max(1, ranks * lay.tensor // max(1, lay.expert))
     return {
-        "elementwise": tokens * arch.layers * outer * 2 * (3 + again) / dev.bandwidth,
-        "permutation": tokens * arch.layers * permuted * 2 * (3 + again) / dev.bandwidth,
-        "casts": narrow * tokens * arch.layers * casts * 2 * (3 + again) / dev.bandwidth,
-        "fine_casts": narrow * work.fine_scales * tokens * arch.layers * casts * 2 * (3 + again) / dev.bandwidth,
+        "elementwise": tokens * arch.layers * outer * 2 * (3 + extra) / dev.bandwidth,
+        "permutation": tokens * arch.layers * permuted * 2 * (3 + extra) / dev.bandwidth,
+        "casts": narrow * tokens * arch.layers * casts * 2 * (3 + extra) / dev.bandwidth,
+        "fine_casts": narrow * work.fine_scales * tokens * arch.layers * casts * 2 * (3 + extra) / dev.bandwidth,
         "logits": work.micro_tokens * work.micro_batches / lay.pipeline * arch.vocab / lay.tensor * 12 / dev.bandwidth,
         "optimizer": 0.0 if lay.offload_optimizer else owned * 30 / dev.bandwidth,
     }
@@ -144,8 +150,8 @@ def traffic(work: Workload) -> dict[str, float]:
 def launches(work: Workload) -> dict[str, float]:
     """Layers that the host must launch in a step: all, and those of experts; kernels are counted by the fit."""
     arch, lay = work.architecture, work.layout
-    again, _ = AGAIN[lay.recompute]
-    passes = work.micro_batches * (3 + again) / 3
+    extra, _ = again(work)
+    passes = work.micro_batches * (3 + extra) / 3
     return {
         "layers": passes * arch.layers / lay.pipeline,
         "expert_layers": passes * arch.moe_layers / lay.pipeline,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
 
 from scaling.errors import InputError
+from scaling.hardware.chips import Chip
 
-FORMATS = {"fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "mxfp8": 8, "int8": 8, "fp4": 4, "nvfp4": 4, "mxfp4": 4}
 PCIE_GBPS = {4: 31.0, 5: 63.0}  # one way, x16
+PCIE_5 = ("hopper", "blackwell", "5090", "PRO 6000", "amd")  # generations and names
 # Best matrix product over peak where nobody measured it: medians of the measured chips of a kind (hardware.md, 3); consumer cards run near their
 # halved rate; the fit then corrects by generation.
 MATMUL_SHARE = {"volta": 0.82, "ampere": 0.87, "consumer": 0.95, "hopper": 0.80, "blackwell": 0.74, "tpu": 0.90, "amd": 0.56, "other": 0.80}
@@ -66,44 +66,31 @@ def generation(name: str) -> str:
     return "other"
 
 
-def device(chip: Any) -> Device:
-    """A `Chip` as the time model sees it. Raises InputError for one without a 16-bit rate or memory bandwidth."""
-    for field in ("bf16_tflops", "mem_gb", "mem_bw_gbps"):
-        if not getattr(chip, field):
-            raise InputError(f"chip {chip.name}: no {field} is published, so no training time follows")
+def device(chip: Chip) -> Device:
+    """A chip as the time model sees it. Raises InputError for one without a 16-bit rate, memory or memory bandwidth."""
+    if chip.bf16 is None or chip.mem_gb is None or chip.mem_bw_gbps is None:
+        lacks = next(field for field in ("bf16", "mem_gb", "mem_bw_gbps") if getattr(chip, field) is None)
+        raise InputError(f"chip {chip.name}: no {lacks} is published, so no training time follows")
     kind = generation(chip.name)
-    gen5 = kind in ("hopper", "blackwell") or "5090" in chip.name or "PRO 6000" in chip.name or "MI3" in chip.name
-    host = PCIE_GBPS[5 if gen5 else 4] * 1e9
+    host = PCIE_GBPS[5 if kind in PCIE_5 or any(part in chip.name for part in PCIE_5) else 4] * 1e9
     linked = bool(chip.scaleup_unidir_gbps)
-    domain = re.search(r"\d+", str(chip.scaleup_domain or ""))
-    nic = re.findall(r"[\d.]+", str(chip.nic_gbps_per_chip or ""))
-    mesh = re.search(r"(\d[\d.]*) GB/s per pair", str(chip.scaleup_domain or ""))
-    share16, share8 = MATMUL_SHARE[kind], MATMUL_SHARE_8.get(kind, 0.72)
-    if chip.mamf_bf16_tflops:
-        share16 = chip.mamf_bf16_tflops / chip.bf16_tflops
-    if chip.mamf_fp8_tflops and chip.fp8_tflops:
-        share8 = chip.mamf_fp8_tflops / chip.fp8_tflops
+    network = chip.nic_gbps_per_chip or (400.0 if kind in PCIE_5 else 200.0 if chip.datacentre else 100.0)
     return Device(
         name=chip.name,
         generation=kind,
-        peak16=chip.bf16_tflops * 1e12,
-        peak8=chip.fp8_tflops * 1e12 if chip.fp8_tflops else None,
-        peak4=chip.fp4_tflops * 1e12 if chip.fp4_tflops else None,
-        share16=share16,
-        share8=share8,
+        peak16=chip.bf16 * 1e12,
+        peak8=chip.fp8 * 1e12 if chip.fp8 else None,
+        peak4=chip.fp4 * 1e12 if chip.fp4 else None,
+        share16=chip.mamf_bf16 / chip.bf16 if chip.mamf_bf16 else MATMUL_SHARE[kind],
+        share8=chip.mamf_fp8 / chip.fp8 if chip.mamf_fp8 and chip.fp8 else MATMUL_SHARE_8.get(kind, MATMUL_SHARE_8["other"]),
         memory=chip.mem_gb * 1e9,
         bandwidth=chip.mem_bw_gbps * 1e9,
-        link=chip.scaleup_unidir_gbps * 1e9 if linked else host,
-        domain=int(domain[0]) if linked and domain else 1,
-        direct=linked or "disabled" not in str(chip.p2p) and "As RTX 4090" != str(chip.p2p).capitalize(),
+        link=chip.scaleup_unidir_gbps * 1e9 if chip.scaleup_unidir_gbps else host,
+        domain=(chip.scaleup_domain or 8) if linked else 1,
+        direct=chip.p2p not in ("patched", "no") if chip.p2p else linked,
         host=host,
-        nic=(float(nic[0]) if nic else (100.0 if not linked else 200.0)) * 1e9 / 8,
+        nic=network * 1e9 / 8,
         units=next((units for prefix, units in UNITS.items() if chip.name.upper().startswith(prefix.upper())), 1 if kind == "tpu" else 100),
         power_w=chip.tdp_w or 0.0,
-        released=_year(chip.release_date) - (0.0 if not mesh else 0.0),
+        released=chip.release_date.year + (chip.release_date.month - 0.5) / 12 if chip.release_date else 2023.0,
     )
-
-
-def _year(date: Any) -> float:
-    match = re.match(r"(\d{4})(?:-(\d{2}))?", str(date or ""))
-    return int(match[1]) + (int(match[2] or 6) - 0.5) / 12 if match else 2022.0

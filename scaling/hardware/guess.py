@@ -12,6 +12,7 @@ from scaling.hardware.workload import Layout, Workload
 BATCH_TOKENS = 4e6  # a usual batch of a production run, where no other is known
 USUAL_CHIPS = 256
 MOST_MICRO_TOKENS = 16384
+ROOM = 0.97  # of the memory
 
 
 def complete_layout(
@@ -45,9 +46,8 @@ def complete_layout(
         batch = max(data * given.get("micro_batch", 1), round(BATCH_TOKENS / base.sequence)) if chips > 8 else data * max(8, given.get("micro_batch", 8))
     zero = given.get("zero")
     if zero is None:
-        zero = 1 if base.software.family in ("megatron", "") and data > 1 else 3 if data > 1 else 0
-        if base.software.family == "jax":
-            zero = 3
+        sharded = base.software.family in ("pytorch", "jax", "eager") and shape["pipeline"] == 1
+        zero = 0 if data == 1 else 3 if sharded else 1
     layout = Layout(
         **shape,
         data=data,
@@ -95,7 +95,8 @@ def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: 
         context //= 2
     chunks = given.get("pipeline_chunks")
     if pipeline > 1 and chunks is None and base.software.year >= 2023 and base.software.family in ("megatron", ""):
-        chunks = 1
+        known = base.software.stack in ("megatron-bridge", "nemo", "megatron-core")
+        chunks = 1 if known else max(n for n in (1, 2, 3, 4, 5) if arch.layers % (pipeline * n) == 0 or n == 1)
     return {"tensor": tensor, "pipeline": pipeline, "pipeline_chunks": chunks or 1 if pipeline > 1 else 1, "context": context}
 
 
@@ -108,15 +109,21 @@ def _expert_parallel(experts: int, ranks: int, base: Workload) -> int:
 
 
 def _recompute(work: Workload, given: Mapping[str, Any], said: list[str]) -> Workload:
-    """The least recomputation with which a micro-batch fits, where the row does not tell."""
+    """The share of layers that must be recomputed for a micro-batch to fit, where the row does not tell."""
     if "recompute" in given:
         return work
     said.append("recompute")
-    for level in ("none", "selective", "full"):
-        trial = dataclasses.replace(work, layout=dataclasses.replace(work.layout, recompute=level))
-        if memory.memory(trial).total <= 0.95 * work.device.memory:
-            return trial
-    return trial
+    room = ROOM * work.device.memory
+    plain, full = (memory.memory(with_layout(work, recompute=level)).total for level in ("none", "full"))
+    if plain <= room:
+        return with_layout(work, recompute="none")
+    share = 1.0 if full >= room or plain <= full else (plain - room) / (plain - full)
+    return with_layout(work, recompute="full", recompute_share=share)
+
+
+def with_layout(work: Workload, **changes: Any) -> Workload:
+    """The job with another layout."""
+    return dataclasses.replace(work, layout=dataclasses.replace(work.layout, **changes))
 
 
 def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str]) -> Workload:
@@ -127,13 +134,13 @@ def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str]) -> W
         if work.layout.pipeline > 1 and own / size < work.layout.pipeline:
             size = max(1, own // (2 * work.layout.pipeline))
             said.append("micro_batch_seqs")
-        return dataclasses.replace(work, layout=dataclasses.replace(work.layout, micro_batch=size))
+        return with_layout(work, micro_batch=size)
     said.append("micro_batch_seqs")
     size = 1
     most = max(1, min(own // (4 * work.layout.pipeline if work.layout.pipeline > 1 else 1), int(MOST_MICRO_TOKENS * work.layout.context // work.sequence)))
     while size * 2 <= most and own % (size * 2) == 0:
-        trial = dataclasses.replace(work, layout=dataclasses.replace(work.layout, micro_batch=size * 2))
+        trial = with_layout(work, micro_batch=size * 2)
         if memory.memory(trial).total > 0.9 * work.device.memory:
             break
         size *= 2
-    return dataclasses.replace(work, layout=dataclasses.replace(work.layout, micro_batch=size))
+    return with_layout(work, micro_batch=size)

@@ -77,7 +77,7 @@ def memory(work: Workload) -> Memory:
     full_precision = work.software.family in ("eager",)
     share = lambda least: dense / (ranks if lay.zero >= least else 1) + experts / (expert_ranks if lay.zero >= least else 1)  # noqa: E731
     # Megatron accumulates gradients in fp32, FSDP reduces them in the weights' format.
-    gradient = 4 if work.software.family in ("megatron", "") else 2
+    gradient = 4 if work.software.family in ("megatron", "") and work.software.year < 2024 else 2
     states = 12.0
     if work.software.stack == "llm.q":
         states = 6.0
@@ -90,7 +90,8 @@ def memory(work: Workload) -> Memory:
     layers = -(-arch.layers // stages)
     activations = per_layer * layers * in_flight
     if lay.recompute == "full":
-        activations += activation_bytes_per_layer(work, "none")
+        whole = activation_bytes_per_layer(work, "none")
+        activations = lay.recompute_share * activations + (1 - lay.recompute_share) * whole * layers * in_flight + lay.recompute_share * whole
     if lay.offload_activations:
         activations *= 0.3
     logits = work.micro_tokens * arch.vocab / lay.tensor * 6 if stages == 1 else 0.0

@@ -19,7 +19,7 @@ class Layout:
 
     `zero` 0-3 says what the data-parallel ranks share out: nothing, the optimizer's states, gradients too, weights too (FSDP). `shard_nodes`: weights
     are shared out inside a node only (HSDP). `expert` ranks lie within data times tensor ranks. `recompute`: none, selective (scores and cheap
-    parts), some (about half of every layer), full. `offload`: optimizer, or activations too, in the host's memory.
+    parts), some (about half of every layer), full; in that share of the layers. `offload`: optimizer, or activations too, in the host's memory.
     """
 
     tensor: int = 1
@@ -31,6 +31,7 @@ class Layout:
     zero: int = 1
     micro_batch: int = 1
     recompute: str = "none"
+    recompute_share: float = 1.0
     sequence_parallel: bool = True
     shard_nodes: bool = False
     offload_optimizer: bool = False
