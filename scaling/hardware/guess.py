@@ -96,7 +96,7 @@ def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: 
     chunks = given.get("pipeline_chunks")
     if pipeline > 1 and chunks is None and base.software.year >= 2023 and base.software.family in ("megatron", ""):
         known = base.software.stack in ("megatron-bridge", "nemo", "megatron-core")
-        chunks = 1 if known else max(n for n in (1, 2, 3, 4, 5) if arch.layers % (pipeline * n) == 0 or n == 1)
+        chunks = 1 if known else max(1, min(4, round(arch.layers / pipeline / 2)))
     return {"tensor": tensor, "pipeline": pipeline, "pipeline_chunks": chunks or 1 if pipeline > 1 else 1, "context": context}
 
 

@@ -10,6 +10,9 @@ import dataclasses
 from scaling.hardware.workload import Workload
 
 
+KEPT_MIDDLE = {"none": 1.0, "selective": 0.8, "some": 0.4}  # share of the feed-forward block's activations kept
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes by purpose on the fullest chip."""
@@ -49,20 +52,21 @@ def activation_bytes_per_layer(work: Workload, recompute: str | None = None) -> 
     split = t if lay.sequence_parallel else 1
     if level == "full":
         return 2 * tokens * d / split
+    kept = 1 if work.bits < 16 else 2  # bytes of an input of a product: narrow formats keep the narrow copy
     inner = arch.heads * arch.head_dim
     keys = arch.kv_heads * arch.head_dim if arch.attention != "mla" else inner
-    # Norm inputs, dropout-free residuals and the inputs of the projections are split by sequence parallelism only; the rest by tensor parallelism.
-    outer = 2 * d + 2 * d + 2 * d + 2 * d
-    inside = 2 * (inner + 2 * keys) + 2 * inner + 2 * d
+    # Inputs of both norms, and of the products behind them: split by sequence parallelism only.
+    outer = 2 * 2 * d + 2 * kept * d
+    # Queries, keys and values, and the input of the output projection.
+    inside = 2 * (inner * arch.query_width / arch.head_dim + 2 * keys) + kept * inner
     share = arch.moe_layers / arch.layers
-    ffn = 2 * (arch.ffn_matrices) * arch.ffn_width + (2 * arch.ffn_width if arch.ffn_matrices == 3 else 0)
-    routed = (arch.experts_per_token + arch.shared_experts) * (2 * (arch.ffn_matrices + 1) * arch.expert_width) + 4 * arch.experts_per_token * d
+    before = arch.ffn_matrices - 1
+    dense = (2 * before + kept) * arch.ffn_width
+    used = arch.experts_per_token + arch.shared_experts
+    routed = used * (2 * before + kept) * arch.expert_width + (2 + kept) * arch.experts_per_token * d
+    middle = (1 - share) * dense + share * routed
     scores = 0.0 if arch.flash or level != "none" else 5 * arch.heads * work.sequence
-    middle = (1 - share) * ffn + share * routed
-    if level == "some":
-        middle *= 0.4
-    if level == "selective":
-        middle *= 0.8
+    middle *= KEPT_MIDDLE[level]
     return tokens * (outer / split + (inside + middle + scores) / t)
 
 
