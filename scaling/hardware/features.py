@@ -32,3 +32,4 @@ def features(work: Workload) -> dict[str, float]:
     for name in GENERATIONS:
         found[f"on_{name}"] = float(kind == name)
     return found
+
