@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-Chip, chip, chips, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Chip, chip, chips, Estimate, estimate_training, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scaling.errors import InputError as InputError
     from scaling.finished import evaluate as evaluate
     from scaling.hardware.chips import Chip as Chip
+    from scaling.hardware.estimate import Estimate as Estimate
+    from scaling.hardware.estimate import estimate_training as estimate_training
     from scaling.hardware.library import chip as chip
     from scaling.hardware.library import chips as chips
     from scaling.penalty import Penalty as Penalty
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _HOME = {
     "InputError": "scaling.errors",
     "Chip": "scaling.hardware.chips",
+    "Estimate": "scaling.hardware.estimate",
+    "estimate_training": "scaling.hardware.estimate",
     "chip": "scaling.hardware.library",
     "chips": "scaling.hardware.library",
     "Penalty": "scaling.penalty",

@@ -79,7 +79,11 @@ class Workload:
     @property
     def domain(self) -> int:
         """Chips joined by the fast links."""
-        return max(1, min(self.device.domain, self.chips)) if self.device.domain > 1 else 1
+        return self.domain_of(self.chips)
+
+    def domain_of(self, chips: int) -> int:
+        """Chips joined by the fast links in a job of so many."""
+        return max(1, min(self.device.domain, chips))
 
     @property
     def network(self) -> float:
@@ -92,13 +96,16 @@ def check(work: Workload) -> None:
     arch, lay = work.architecture, work.layout
     divisions = (
         ("heads", arch.heads, "tensor", lay.tensor),
-        ("layers", arch.layers, "pipeline x pipeline_chunks", lay.pipeline * lay.pipeline_chunks),
         ("batch", work.batch, "data x micro_batch", lay.data * lay.micro_batch),
         ("sequence", work.sequence, "context", lay.context),
     )
     for what, size, name, parts in divisions:
-        if parts > size or (what != "layers" and size % parts):
+        if size % parts:
             raise InputError(f"layout: {what} = {size} do not divide by {name} = {parts}; {_nearest(size, parts)}")
+    stages = lay.pipeline * lay.pipeline_chunks
+    # Embedding and head may stand for a layer each, as in Llama 3.1 405B.
+    if arch.layers % stages and (arch.layers + 2) % stages:
+        raise InputError(f"layout: {arch.layers} layers do not divide into pipeline x pipeline_chunks = {stages}; {_nearest(arch.layers, stages)}")
     if lay.expert > 1:
         if not arch.moe_layers:
             raise InputError(f"layout: expert = {lay.expert}, but the model has no experts")
