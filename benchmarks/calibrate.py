@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.hardware import bands, time_law
+from scaling.hardware import bands, memory, time_law
 from scaling.hardware.calibration import CrossValidated, Fitter, Table, calibrate, cross_validate, read_table
+from scaling.hardware.memory_calibration import fit_memory, median_error, read_peaks
 from scaling.hardware.scores import baselines, scores
 from scaling.output import note, say, table
 
@@ -47,7 +48,7 @@ def main() -> None:
         "cross_validated": {key: round(value, 4) for key, value in scores(results[0])["all"].items()},
         "objective": "log-huber by fits.solve, pseudo-rows for priors; effects by ridge regression",
     }
-    fitted = calibrate(runs, fitter, results, about)
+    fitted = calibrate(runs, fitter, results, report_memory(path), about)
     report_constants(fitted.law)
     report_residuals(results[0])
     if arguments.out:
@@ -73,6 +74,20 @@ def report_scores(results: list[CrossValidated]) -> None:
             row[name] = float(np.mean([baselines(each)[name][part] for each in results]))
         rows.append(row)
     table(rows, f"five folds by group, groups counting once, {len(results)} splits; baselines: median error")
+
+
+def report_memory(path: Path) -> dict[str, float]:
+    """The scales of the memory model; its cross-validated error is printed."""
+    peaks = read_peaks(path)
+    scales, ratio = fit_memory(peaks)
+    everything = np.ones(len(ratio), bool)
+    rows = [
+        {"rows": label, "n": int(chosen.sum()), "groups": len({*peaks.groups[chosen]}), "median error": median_error(peaks, ratio, chosen)}
+        for label, chosen in (("peaks that hold the activations", peaks.whole), ("all that report a peak", everything))
+    ]
+    table(rows, "peak memory, cross-validated, groups counting once")
+    table([{"scale": name, "value": value, "prior": memory.PRIORS[name][0]} for name, value in scales.items()], "scales of the memory model")
+    return scales
 
 
 def report_constants(law: dict[str, float]) -> None:

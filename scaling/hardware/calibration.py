@@ -16,6 +16,7 @@ from scaling.hardware import bands, effects, time_law
 from scaling.hardware.constants import Constants, columns_of
 from scaling.hardware.library import chip as find_chip
 from scaling.hardware.rows import Described, describe, number, text
+from scaling.hardware.solver import Solver
 from scaling.hardware.workload import Workload
 
 FOLDS = 5
@@ -93,83 +94,26 @@ def _unusable(row: Mapping[str, Any], found: Described) -> str:
     return ""
 
 
-def constants_law(columns: Sequence[str]) -> Any:
-    """The time law as a `fits` Law: one row a job, and one pseudo-row a constant that pulls it to its prior.
-
-    Column `prior` is -1 for a job, else the number of the constant; `offset` is the effect on the log of the speed.
-    """
-    import jax.numpy as jnp
-
-    from fits.laws.base import Law, Parameter
-
-    names = list(time_law.PRIORS)
-    centre = np.log([time_law.PRIORS[name][0] for name in names])
-    spread = np.array([time_law.PRIORS[name][1] for name in names])
-
-    def function(constants: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
-        speed = time_law.tokens_per_second(constants, row) * jnp.exp(row["offset"])
-        which = jnp.maximum(row["prior"], 0).astype(int)
-        logs = jnp.log(jnp.stack([constants[name] for name in names]))
-        pulled = jnp.exp((logs[which] - jnp.asarray(centre)[which]) * jnp.asarray(effects.NOISE / spread)[which])
-        return jnp.where(row["prior"] >= 0, pulled, speed)
-
-    return Law(
-        name="training-time",
-        formula="tokens per second and chip: scaling.hardware.time_law",
-        function=function,
-        parameters=tuple(
-            Parameter(name, low=middle * np.exp(-4 * width), high=middle * np.exp(4 * width), log=True, starts=(middle, middle))
-            for name, (middle, width) in time_law.PRIORS.items()
-        ),
-        inputs=(*columns, "offset", "prior"),
-        output="tok_per_s_per_chip",
-    )
-
-
 class Fitter:
     """Fits `table` and parts of it with one compiled program."""
 
     def __init__(self, table: Table) -> None:
-        from fits.objectives import objective
-
-        self.columns = [name for name in columns_of(table.works[:1]) if name not in UNUSED]
-        self.law = constants_law(self.columns)
-        self.objective = objective("log-huber", effects.ROBUST * effects.NOISE)
-        self.names = list(time_law.PRIORS)
+        columns = [name for name in columns_of(table.works[:1]) if name not in UNUSED]
+        self.solver = Solver(time_law.tokens_per_second, time_law.PRIORS, columns, noise=effects.NOISE, robust=effects.ROBUST)
 
     def fit(self, table: Table, start: Mapping[str, float] | None = None, rounds: int = ROUNDS) -> tuple[dict[str, float], effects.Effects]:
         """The law's constants and the effects, fitted in turn until they settle."""
         columns = columns_of(table.works)
         weights = table.group_weights**GROUP_POWER
         matrix, names, spread = effects.design(table.jobs)
-        logs = np.log(table.speed)
-        offset, constants = np.zeros(len(logs)), dict(start or {name: prior for name, (prior, _) in time_law.PRIORS.items()})
+        offset, constants = np.zeros(len(table.ids)), dict(start or {name: prior for name, (prior, _) in time_law.PRIORS.items()})
         found = np.zeros(len(names))
         for _ in range(rounds):
-            constants = self._constants(columns, table.speed, offset, weights, constants)
-            residual = logs - np.log(time_law.tokens_per_second(constants, columns))
+            constants = self.solver.fit(columns, table.speed, weights, constants, offset)
+            residual = np.log(table.speed) - np.log(time_law.tokens_per_second(constants, columns))
             found = effects.solve(matrix, spread, residual, weights)
             offset = matrix @ found
         return constants, effects.Effects(dict(zip(names, map(float, found), strict=True)))
-
-    def _constants(
-        self, columns: Mapping[str, np.ndarray], speed: np.ndarray, offset: np.ndarray, weights: np.ndarray, start: Mapping[str, float]
-    ) -> dict[str, float]:
-        from fits.laws.base import to_constants, to_theta
-        from fits.problems import Problem
-        from fits.solve import minimise
-
-        law, count = self.law, len(self.names)
-        jobs = np.column_stack([*(columns[name] for name in self.columns), offset, -np.ones(len(speed))])
-        priors = np.repeat(jobs[:1], count, axis=0)
-        priors[:, -1] = np.arange(count)
-        low, high = (to_theta(law, np.array([getattr(each, side) for each in law.parameters])) for side in ("low", "high"))
-        problem = Problem(law, self.objective, np.concatenate([jobs, priors]), np.concatenate([speed, np.ones(count)]), low, high)
-        begin = to_theta(law, np.array([start[name] for name in self.names]))
-        found = minimise(
-            problem, begin[None], np.concatenate([weights, np.ones(count)])[None], first_delta=self.objective.delta, describe=False
-        )
-        return dict(zip(self.names, map(float, to_constants(law, found.theta[0])), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,7 +174,9 @@ def well_known(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(name[5:] for name in known if name.startswith("chip ")), tuple(name[6:] for name in known if name.startswith("stack "))
 
 
-def calibrate(table: Table, fitter: Fitter, results: Sequence[CrossValidated], about: Mapping[str, Any]) -> Constants:
+def calibrate(
+    table: Table, fitter: Fitter, results: Sequence[CrossValidated], memory_scales: Mapping[str, float], about: Mapping[str, Any]
+) -> Constants:
     """The constants of a fit to all rows, with the band that cross-validated errors of one or more splits give."""
     law, found = fitter.fit(table)
     chips, stacks = well_known(table)
@@ -238,4 +184,4 @@ def calibrate(table: Table, fitter: Fitter, results: Sequence[CrossValidated], a
     errors = np.concatenate([each.errors for each in results])
     weights, low, high = bands.ends(np.tile(traits, (len(results), 1)), errors, np.tile(table.group_weights, len(results)))
     band = bands.Band(dict(zip(bands.TRAITS, map(float, weights), strict=True)), round(low, 4), round(high, 4), chips, stacks)
-    return Constants(law, found, band, dict(about))
+    return Constants(law, found, band, dict(memory_scales), dict(about))

@@ -22,16 +22,18 @@ from scaling.hardware.workload import Workload
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """The time law's constants, the effects beside it, the band of its errors, and what they were fitted on."""
+    """The time law's constants, the effects beside it, the band of its errors, the scales of memory, and what they were fitted on."""
 
     law: dict[str, float]
     effects: Effects
     band: Band
+    memory: dict[str, float]
     about: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Writes them as JSON, five digits each."""
         body = {"about": self.about, "law": _rounded(self.law), "effects": _rounded(self.effects.values), "band": self.band.as_dict()}
+        body["memory"] = _rounded(self.memory)
         path.write_text(json.dumps(body, indent=1) + "\n")
 
 
@@ -53,7 +55,7 @@ def _shipped() -> Constants:
 
 def _read(text: str) -> Constants:
     body = json.loads(text)
-    return Constants(body["law"], Effects(body["effects"]), Band.from_dict(body["band"]), body["about"])
+    return Constants(body["law"], Effects(body["effects"]), Band.from_dict(body["band"]), body["memory"], body["about"])
 
 
 def columns_of(works: Sequence[Workload]) -> dict[str, np.ndarray]:

@@ -6,11 +6,18 @@ Activations follow Korthikanti et al. 2022 (arXiv 2205.05198, equations 1-4 and 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 
 from scaling.hardware.workload import Workload
 
 
-KEPT_MIDDLE = {"none": 1.0, "selective": 0.8, "some": 0.4}  # share of the feed-forward block's activations kept
+# What is fitted to reported peaks (constants.json): name: (prior, spread of its logarithm). Activations are scaled for fragments and temporaries;
+# logits take so many bytes each (16-bit, fp32 and their gradients); libraries and collectives take so many GB.
+PRIORS = {"activations": (1.15, 0.2), "logit_bytes": (9.0, 0.3), "cluster_gb": (3.0, 0.5), "one_chip_gb": (0.3, 0.5)}
+KEPT_MIDDLE = {"none": 1.0, "selective": 0.8, "some": 0.25}  # share of the feed-forward block's activations kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,49 +70,69 @@ def activation_bytes_per_layer(work: Workload, recompute: str | None = None) -> 
     before = arch.ffn_matrices - 1
     dense = (2 * before + kept) * arch.ffn_width
     used = arch.experts_per_token + arch.shared_experts
-    routed = used * (2 * before + kept) * arch.expert_width + (2 + kept) * arch.experts_per_token * d
+    routed = used * (2 * before + kept) * arch.expert_width + kept * arch.experts_per_token * d
     middle = (1 - share) * dense + share * routed
     scores = 0.0 if arch.flash or level != "none" else 5 * arch.heads * work.sequence
     middle *= KEPT_MIDDLE[level]
     return tokens * (outer / split + (inside + middle + scores) / t)
 
 
-def memory(work: Workload) -> Memory:
-    """The Memory of the fullest chip of a job."""
-    arch, lay = work.architecture, work.layout
+@cache
+def shipped() -> Mapping[str, float]:
+    """The fitted scales of the package."""
+    return json.loads(resources.files("scaling.hardware").joinpath("constants.json").read_text())["memory"]
+
+
+def state_bytes(work: Workload) -> tuple[float, float, float]:
+    """(weight, gradient, optimizer) bytes of a parameter, as the stack keeps them; two moments and a master copy of Adam are 12.
+
+    Megatron accumulates gradients in fp32 until 2024 and in the weights' format since, with fp32 beside it where asked. PyTorch's FSDP keeps fp32 weights,
+    shared out, as the master copy. llm.q keeps moments in bf16.
+    """
+    soft = work.software
+    if soft.stack == "llm.q":
+        return 2.0, 2.0, 6.0
+    if soft.family == "pytorch":
+        return 4.0, 4.0, 8.0
+    if work.wide_gradients:
+        return 2.0, 6.0, 12.0
+    early = soft.family in ("megatron", "") and soft.year < 2024 and soft.stack != "megatron-deepspeed"
+    return 2.0, 4.0 if early else 2.0, 12.0
+
+
+def memory(work: Workload, fitted: Mapping[str, float] | None = None) -> Memory:
+    """The Memory of the fullest chip of a job: the first pipeline stage, which has the most micro-batches in flight."""
+    fitted = fitted or shipped()
+    arch, lay, soft = work.architecture, work.layout, work.software
     dense, experts = local_params(work)
     ranks = lay.data * lay.context if lay.zero else 1
     if lay.shard_nodes:
         ranks = max(1, min(ranks, work.node // lay.tensor))
-    expert_ranks = max(1, ranks * lay.tensor // max(lay.expert, 1)) if arch.moe_layers else 1
-    full_precision = work.software.family in ("eager",)
-    share = lambda least: dense / (ranks if lay.zero >= least else 1) + experts / (expert_ranks if lay.zero >= least else 1)  # noqa: E731
-    # Megatron accumulates gradients in fp32, FSDP reduces them in the weights' format.
-    gradient = 4 if work.software.family in ("megatron", "") and work.software.year < 2024 else 2
-    states = 12.0
-    if work.software.stack == "llm.q":
-        states = 6.0
-    if work.software.family == "pytorch":
-        gradient, states = 4, 8.0
-    weight = 2.0 if work.software.family != "pytorch" else 4.0
+    expert_ranks = max(1, ranks * lay.tensor // lay.expert)
+    weight, gradient, states = state_bytes(work)
+
+    def kept(size: float, stage: int) -> float:
+        shared = lay.zero >= stage
+        return size * (dense / (ranks if shared else 1) + experts / (expert_ranks if shared else 1))
+
     stages = lay.pipeline
     in_flight = min(work.micro_batches, stages) * (1 + (stages - 1) / (stages * lay.pipeline_chunks) if lay.pipeline_chunks > 1 else 1)
+    whole = activation_bytes_per_layer(work, "none")
     per_layer = activation_bytes_per_layer(work)
-    layers = -(-arch.layers // stages)
-    activations = per_layer * layers * in_flight
-    if lay.recompute == "full":
-        whole = activation_bytes_per_layer(work, "none")
-        activations = lay.recompute_share * activations + (1 - lay.recompute_share) * whole * layers * in_flight + lay.recompute_share * whole
+    mean = lay.recompute_share * per_layer + (1 - lay.recompute_share) * whole
+    activations = mean * -(-arch.layers // stages) * in_flight + (whole if lay.recompute == "full" else 0.0)
     if lay.offload_activations:
         activations *= 0.3
-    logits = work.micro_tokens * arch.vocab / lay.tensor * 6 if stages == 1 else 0.0
-    buffers = 2 * 3 * (arch.dense_params / arch.layers) / lay.tensor if lay.zero == 3 else 0.0
+    split = lay.tensor if soft.family != "pytorch" else 1
+    gathered = (dense + experts) * (2 + gradient) if lay.zero == 3 and stages > 1 else 0.0
+    if lay.zero == 3 and stages == 1:
+        gathered = 2 * (2 + gradient) * (arch.dense_params + arch.expert_params / lay.expert) / arch.layers / lay.tensor
     return Memory(
-        weights=weight * share(3),
-        gradients=gradient * share(2),
-        optimizer=0.0 if lay.offload_optimizer else states * share(1),
-        activations=activations,
-        logits=logits,
-        buffers=buffers,
-        overhead=1e9 if full_precision else 1e9,
+        weights=kept(weight, 3),
+        gradients=kept(gradient, 2),
+        optimizer=0.0 if lay.offload_optimizer else kept(states, 1),
+        activations=fitted["activations"] * activations,
+        logits=work.micro_tokens * arch.vocab / split * fitted["logit_bytes"] if stages == 1 else 0.0,
+        buffers=gathered,
+        overhead=1e9 * fitted["cluster_gb" if work.chips > 1 else "one_chip_gb"],
     )

@@ -14,7 +14,8 @@ from scaling.hardware.devices import Device, device
 from scaling.hardware.software import software
 from scaling.hardware.workload import Layout, Workload
 
-SEQUENCE, VOCAB, BATCH_TOKENS = 4096, 50304, 4e6
+SEQUENCE, VOCAB = 4096, 50304
+FLASH_YEAR = 2022.7  # stacks of before wrote attention scores to memory (FlashAttention: arXiv 2205.14135, May 2022)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,8 @@ def describe(row: Mapping[str, Any], find_chip: Callable[[str], Any]) -> Describ
         said.append("software")
     bits, fine, remark = precision(row, dev)
     words = " ".join(text(row, key) for key in ("recompute", "notes", "zero_stage"))
+    if soft.year < FLASH_YEAR and dev.generation != "tpu":
+        arch = dataclasses.replace(arch, flash=False)
     base = Workload(
         architecture=arch,
         device=dev,
@@ -74,6 +77,7 @@ def describe(row: Mapping[str, Any], find_chip: Callable[[str], Any]) -> Describ
         node=int(number(row, "chips_per_node") or min(dev.domain, 8) if dev.domain > 1 else number(row, "chips_per_node") or 8),
         nic=(number(row, "nic_gbps_per_chip") or 0.0) * 1e9 / 8,
         software=soft,
+        wide_gradients="fp32 grad" in text(row, "precision") or soft.stack == "megatron-deepspeed" and text(row, "precision").startswith("bf16"),
         compiled="no torch.compile" not in words and soft.family != "eager",
         async_tensor="async tp" in words,
         measured_hours=any(word in text(row, "tok_basis") for word in ("hours", "wall", "training time")),

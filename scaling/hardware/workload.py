@@ -57,6 +57,7 @@ class Workload:
     node: int = 8
     nic: float = 0.0  # byte/s a chip, the device's own where 0
     software: Software = Software("", "", 2024.0)
+    wide_gradients: bool = False  # an fp32 sum of gradients beside those of a micro-batch
     compiled: bool = True
     async_tensor: bool = False
     measured_hours: bool = False  # the figure asked for is from hours, downtime included
@@ -102,10 +103,10 @@ def check(work: Workload) -> None:
     for what, size, name, parts in divisions:
         if size % parts:
             raise InputError(f"layout: {what} = {size} do not divide by {name} = {parts}; {_nearest(size, parts)}")
+    # Stages need not be equal (DeepSeek-V3 has 61 layers on 16), but none may be empty; embedding and head may stand for a layer each.
     stages = lay.pipeline * lay.pipeline_chunks
-    # Embedding and head may stand for a layer each, as in Llama 3.1 405B.
-    if arch.layers % stages and (arch.layers + 2) % stages:
-        raise InputError(f"layout: {arch.layers} layers do not divide into pipeline x pipeline_chunks = {stages}; {_nearest(arch.layers, stages)}")
+    if stages > arch.layers + 2 * (lay.pipeline_chunks > 1):
+        raise InputError(f"layout: {arch.layers} layers are too few for pipeline x pipeline_chunks = {stages}; {arch.layers} is the most")
     if lay.expert > 1:
         if not arch.moe_layers:
             raise InputError(f"layout: expert = {lay.expert}, but the model has no experts")
