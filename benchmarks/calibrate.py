@@ -68,7 +68,12 @@ def report_scores(results: list[CrossValidated]) -> None:
     rows = []
     for part in scores(results[0]):
         row: dict[str, object] = {"rows of": part, "n": int(scores(results[0])[part]["rows"])}
-        for key, label in (("median", "median error"), ("within15", "within 15%"), ("coverage", "in the 80% band"), ("width", "band's width")):
+        for key, label in (
+            ("median", "median error"),
+            ("within15", "within 15%"),
+            ("coverage", "in the 80% band"),
+            ("width", "band's width"),
+        ):
             row[label] = float(np.mean([scores(each)[part][key] for each in results]))
         for name in ("chip's median MFU", "efficiency 0.5"):
             row[name] = float(np.mean([baselines(each)[name][part] for each in results]))
@@ -86,7 +91,9 @@ def report_memory(path: Path) -> dict[str, float]:
         for label, chosen in (("peaks that hold the activations", peaks.whole), ("all that report a peak", everything))
     ]
     table(rows, "peak memory, cross-validated, groups counting once")
-    table([{"scale": name, "value": value, "prior": memory.PRIORS[name][0]} for name, value in scales.items()], "scales of the memory model")
+    table(
+        [{"scale": name, "value": value, "prior": memory.PRIORS[name][0]} for name, value in scales.items()], "scales of the memory model"
+    )
     return scales
 
 
@@ -109,7 +116,16 @@ def report_residuals(result: CrossValidated) -> None:
     for (stack, generation, kind), pairs in sorted(found.items()):
         errors, weights = np.array(pairs).T
         spread = bands.quantile(np.abs(errors), weights, 0.5)
-        rows.append({"stack": stack, "generation": generation, "kind": kind, "rows": len(pairs), "median": float(np.median(errors)), "median size": spread})
+        rows.append(
+            {
+                "stack": stack,
+                "generation": generation,
+                "kind": kind,
+                "rows": len(pairs),
+                "median": float(np.median(errors)),
+                "median size": spread,
+            }
+        )
     table(rows, "log(actual / estimate), cross-validated")
 
 

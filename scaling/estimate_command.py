@@ -16,24 +16,45 @@ if TYPE_CHECKING:
     from scaling.hardware.workload import Layout
 
 Number = int | None
-SHAPE = ("layers", "width", "heads", "kv_heads", "head_dim", "ffn_width", "vocab", "experts", "experts_per_token", "shared_experts", "expert_width", "moe_layers")
+SHAPE = (
+    "layers",
+    "width",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn_width",
+    "vocab",
+    "experts",
+    "experts_per_token",
+    "shared_experts",
+    "expert_width",
+    "moe_layers",
+)
 
 
 def estimate(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A published shape such as llama-3.1-405b; or give the shape.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A published shape such as llama-3.1-405b; or give the shape.")
+    ] = None,
     chip: Annotated[str | None, typer.Option(help="The chip; `isoloss chips` lists them.")] = None,
     chips: Annotated[Number, typer.Option(help="How many.")] = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens of the run, for hours and dollars.")] = None,
     sequence: Annotated[Number, typer.Option(help="Tokens of a sequence.")] = None,
     batch: Annotated[Number, typer.Option(help="Sequences of a step; about 4 million tokens by default.")] = None,
     precision: Annotated[str, typer.Option("--format", help="Of the linear layers: bf16, fp16, fp8, mxfp8, nvfp4.")] = "bf16",
-    framework: Annotated[str | None, typer.Option(help="Training stack and age: 'Megatron-Core 2024', MaxText, torchtitan; usual for the chip by default.")] = None,
-    tensor: Annotated[Number, typer.Option(help="Tensor-parallel ranks. Any of these options fixes the layout; without them it is searched.")] = None,
+    framework: Annotated[
+        str | None, typer.Option(help="Training stack and age: 'Megatron-Core 2024', MaxText, torchtitan; usual for the chip by default.")
+    ] = None,
+    tensor: Annotated[
+        Number, typer.Option(help="Tensor-parallel ranks. Any of these options fixes the layout; without them it is searched.")
+    ] = None,
     pipeline: Annotated[Number, typer.Option(help="Pipeline stages.")] = None,
     chunks: Annotated[Number, typer.Option(help="Interleaved chunks a stage.")] = None,
     context: Annotated[Number, typer.Option(help="Context-parallel ranks.")] = None,
     expert: Annotated[Number, typer.Option(help="Expert-parallel ranks.")] = None,
-    zero: Annotated[Number, typer.Option(help="What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too.")] = None,
+    zero: Annotated[
+        Number, typer.Option(help="What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too.")
+    ] = None,
     micro_batch: Annotated[Number, typer.Option(help="Sequences of a micro-batch.")] = None,
     recompute: Annotated[str | None, typer.Option(help="none, selective, some or full.")] = None,
     offload: Annotated[bool, typer.Option("--offload", help="Keep the optimizer's states in the host's memory.")] = False,
@@ -42,7 +63,9 @@ def estimate(
     node: Annotated[Number, typer.Option(help="Chips of a node.")] = None,
     p2p: Annotated[bool | None, typer.Option("--p2p/--no-p2p", help="Whether chips of a node copy to each other directly.")] = None,
     goodput: Annotated[float | None, typer.Option(help="Share of the wall-clock time that trains; 0.85 to 0.9 by default.")] = None,
-    shape: Annotated[list[str] | None, typer.Option(help=f"A shape, or changes to the model's: NAME=NUMBER of {', '.join(SHAPE)}. Repeat it.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"A shape, or changes to the model's: NAME=NUMBER of {', '.join(SHAPE)}. Repeat it.")
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="A CSV table of runs to estimate row by row, with --out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the estimates of --runs go.")] = None,
     as_json: Json = False,
@@ -154,7 +177,9 @@ def _show(found: Estimate) -> None:
     output.listing({"layout": {key: value for key, value in answer["layout"].items() if value not in (False, 1, 1.0)}})
     if found.layouts_timed > 1:
         output.say(f"  the fastest of {found.layouts_timed} that fit")
-    output.listing({"step, seconds by purpose before overlap": {key: value for key, value in found.breakdown.items() if value > 1e-3 * found.step_s}})
+    output.listing(
+        {"step, seconds by purpose before overlap": {key: value for key, value in found.breakdown.items() if value > 1e-3 * found.step_s}}
+    )
     parts = {name: value / 1e9 for name, value in vars(found.memory).items() if value}
     output.listing({f"memory, GB of {found.memory_available_gb:.0f}": parts})
     if cost:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from functools import cache
 from importlib import resources
@@ -185,10 +184,7 @@ def preset(name: str) -> Architecture:
     if key not in presets():
         near = difflib.get_close_matches(key, presets(), 3, 0.4) or list(presets())
         raise InputError(f"no model {name!r}; nearest: {', '.join(near)}; or give the shape: layers, width, heads, ...")
-    fields = {field.name for field in dataclasses.fields(Architecture)}
-    return Architecture(**{k: v for k, v in presets()[key].items() if k in fields} | {"name": key})
-
-
-def bits(value: float) -> float:
-    """log2, zero for one or less."""
-    return math.log2(value) if value > 1 else 0.0
+    known = {field.name for field in dataclasses.fields(Architecture)}
+    fields: dict[str, Any] = {name: value for name, value in presets()[key].items() if name in known}
+    fields["name"] = key
+    return Architecture(**fields)

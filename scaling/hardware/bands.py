@@ -15,7 +15,19 @@ import numpy as np
 from scaling.hardware.workload import Workload
 
 LEVEL = 0.8
-TRAITS = ("constant", "moe", "unknown_stack", "inferred_layout", "inferred_micro_batch", "inferred_recompute", "inferred_batch", "narrow", "consumer", "hours", "rare_chip")
+TRAITS = (
+    "constant",
+    "moe",
+    "unknown_stack",
+    "inferred_layout",
+    "inferred_micro_batch",
+    "inferred_recompute",
+    "inferred_batch",
+    "narrow",
+    "consumer",
+    "hours",
+    "rare_chip",
+)
 LEAST, MOST = 0.04, 1.0  # scales beyond are not believed
 SHRINK = 6.0  # groups that must speak for a trait before it counts half
 

@@ -15,14 +15,14 @@ from scaling.errors import InputError
 from scaling.hardware import bands, effects, time_law
 from scaling.hardware.constants import Constants, columns_of
 from scaling.hardware.library import chip as find_chip
-from scaling.hardware.rows import Described, describe, number, text
+from scaling.hardware.rows import Described, describe, number
 from scaling.hardware.solver import Solver
 from scaling.hardware.workload import Workload
 
 FOLDS = 5
 ROUNDS = 3  # of fitting the law and then the effects
 GROUP_POWER = 0.7  # a row of a group of n counts n^-0.7 in the fit; in every reported figure a group counts once
-UNUSED = ("expert_rows", "stages_calls")  # columns that no term reads
+UNUSED = ("stages_calls",)  # columns that no term reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def _unusable(row: Mapping[str, Any], found: Described) -> str:
         return "reports no tokens per second"
     if not found.full_shape:
         return "the model's shape is not complete"
-    if "lora" in text(row, "model"):
+    if "lora" in str(row.get("model")).lower():
         return "trains adapters, not the model"
     return ""
 
@@ -144,20 +144,20 @@ def cross_validate(table: Table, fitter: Fitter, seed: int = 0, progress: Callab
     """Estimates of every row by a fit that saw none of its group, with the band that the other folds' errors give."""
     fold = folds(table.groups, seed)
     estimate, start, traits = np.zeros(len(table.ids)), None, np.zeros((len(table.ids), len(bands.TRAITS)))
-    for number in range(FOLDS):
-        inside, outside = table.part(fold != number), table.part(fold == number)
+    for place in range(FOLDS):
+        inside, outside = table.part(fold != place), table.part(fold == place)
         constants, found = fitter.fit(inside, start)
         start = start or constants
         chips, stacks = well_known(inside)
         law = time_law.tokens_per_second(constants, columns_of(outside.works))
-        estimate[fold == number] = law * np.exp([found(work, inferred) for work, inferred in outside.jobs])
-        traits[fold == number] = [bands.traits(work, inferred, chips, stacks) for work, inferred in outside.jobs]
+        estimate[fold == place] = law * np.exp([found(work, inferred) for work, inferred in outside.jobs])
+        traits[fold == place] = [bands.traits(work, inferred, chips, stacks) for work, inferred in outside.jobs]
         if progress:
-            progress(number + 1, FOLDS)
+            progress(place + 1, FOLDS)
     errors, weights = np.log(table.speed / estimate), table.group_weights
     low, high = np.zeros(len(errors)), np.zeros(len(errors))
-    for number in range(FOLDS):
-        others, own = fold != number, fold == number
+    for place in range(FOLDS):
+        others, own = fold != place, fold == place
         slope, least, most = bands.ends(traits[others], errors[others], weights[others])
         scale = bands.scales(traits[own], slope)
         low[own], high[own] = estimate[own] * np.exp(least * scale), estimate[own] * np.exp(most * scale)

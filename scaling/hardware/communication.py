@@ -65,7 +65,7 @@ def context(work: Workload) -> dict[str, float]:
     keys = 2 * arch.kv_heads * arch.head_dim / lay.tensor if arch.attention != "mla" else 2 * arch.heads * arch.head_dim / lay.tensor
     layers = work.micro_batches * arch.layers / lay.pipeline
     volume = layers * (3 + extra) * work.micro_tokens * keys * 2 * (c - 1)
-    inside, outside = _split(c, lay.tensor, work)
+    _, outside = _split(c, lay.tensor, work)
     return {"context": volume / (work.network if outside > 1 else work.device.link)}
 
 

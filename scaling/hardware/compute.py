@@ -46,53 +46,68 @@ def product(rows: float, inputs: float, outputs: float, dev: Device, extra: floa
 
 def products(work: Workload) -> dict[str, float]:
     """Seconds of matrix products, of their waste and of moving their operands."""
-    arch, lay, dev = work.architecture, work.layout, work.device
-    tokens, t = work.micro_tokens, lay.tensor
-    extra, _ = again(work)
-    total = [0.0, 0.0, 0.0]
+    arch, dev = work.architecture, work.device
+    dense, expert, head = dense_products(work), expert_products(work), head_products(work)
+    rate16 = dev.peak16 * dev.share16
+    rate = dev.peak(work.bits) * (dev.share8 if work.bits < 16 else dev.share16)
+    scale = work.micro_batches * imbalance(work) / work.layout.pipeline
+    head_scale = work.micro_batches / work.layout.pipeline * (1 + arch.mtp_layers)
+    found = {f"{kind}{bits}": 0.0 for kind in ("gemm", "waste", "expert") for bits in (16, 8, 4)}
+    found[f"gemm{work.bits}"] += dense[0] / rate * scale
+    found[f"waste{work.bits}"] += dense[1] / rate * scale
+    found[f"expert{work.bits}"] += expert[0] / rate * scale
+    found["gemm16"] += head[0] / rate16 * head_scale
+    found["waste16"] += head[1] / rate16 * head_scale
+    found["expert_waste"] = expert[1] / rate * scale
+    # Operands of narrow products are written in 16 bits and read as narrow ones.
+    size = (work.bits / 8 + 2) / 2
+    found["operands"] = ((dense[2] + expert[2]) * size * scale + head[2] * 2 * head_scale) / dev.bandwidth
+    return found
 
-    def add(matrices: list[tuple[float, float, float]], count: float) -> None:
-        for rows, inputs, outputs in matrices:
-            for i, value in enumerate(product(rows, max(inputs, 1), max(outputs, 1), dev, extra)):
-                total[i] += count * value
 
-    attention = [
-        (tokens, inputs / (t if split == "in" else 1), outputs / (t if split == "out" else 1))
+def _total(matrices: list[tuple[float, float, float, float]], dev: Device, extra: float) -> tuple[float, float, float]:
+    """Sums of `product` over (count, rows, inputs, outputs)."""
+    flops = lost = moved = 0.0
+    for count, rows, inputs, outputs in matrices:
+        if count and rows:
+            one = product(rows, max(inputs, 1.0), max(outputs, 1.0), dev, extra)
+            flops, lost, moved = flops + count * one[0], lost + count * one[1], moved + count * one[2]
+    return flops, lost, moved
+
+
+def dense_products(work: Workload) -> tuple[float, float, float]:
+    """Projections, dense and shared feed-forward blocks of all layers for one micro-batch."""
+    arch, t, tokens = work.architecture, work.layout.tensor, work.micro_tokens
+    up = arch.ffn_matrices - 1
+    matrices: list[tuple[float, float, float, float]] = [
+        (arch.layers + arch.mtp_layers, tokens, inputs / (t if split == "in" else 1), outputs / (t if split == "out" else 1))
         for inputs, outputs, split in arch.attention_matrices()
     ]
-    up = (arch.ffn_matrices - 1)
-    dense = [(tokens, arch.width, up * arch.ffn_width / t), (tokens, arch.ffn_width / t, arch.width)]
-    add(attention, arch.layers + arch.mtp_layers)
-    if arch.moe_layers < arch.layers:
-        add(dense, arch.layers - arch.moe_layers)
-    if arch.shared_experts and arch.moe_layers:
-        width = arch.shared_experts * arch.expert_width
-        add([(tokens, arch.width, up * width / t), (tokens, width / t, arch.width)], arch.moe_layers + arch.mtp_layers)
-    dense_total = list(total)
-    total[:] = [0.0, 0.0, 0.0]
-    rows = 0.0
-    if arch.moe_layers:
-        local = max(1.0, arch.experts / lay.expert)
-        rows = tokens / t * arch.experts_per_token / local
-        add([(rows, arch.width, up * arch.expert_width), (rows, arch.expert_width, arch.width)], local * (arch.moe_layers + arch.mtp_layers))
-    narrow = work.bits < 16
-    rate = dev.peak(work.bits) * (dev.share8 if narrow else dev.share16)
-    size = work.bits / 8
-    scale = work.micro_batches * imbalance(work) / lay.pipeline
-    head = product(tokens, arch.width, arch.vocab / t, dev, 0.0)
-    head_scale = work.micro_batches / lay.pipeline * (1 + arch.mtp_layers)
-    suffix = {16: "16", 8: "8", 4: "4"}[work.bits]
-    found = {f"{kind}{width}": 0.0 for kind in ("gemm", "waste", "expert") for width in ("16", "8", "4")}
-    found[f"gemm{suffix}"] += dense_total[0] / rate * scale
-    found[f"waste{suffix}"] += dense_total[1] / rate * scale
-    found[f"expert{suffix}"] += total[0] / rate * scale
-    found["gemm16"] += head[0] / (dev.peak16 * dev.share16) * head_scale
-    found["waste16"] += head[1] / (dev.peak16 * dev.share16) * head_scale
-    found["expert_waste"] = total[1] / rate * scale
-    # Operands of narrow products are written in 16 bits and read as narrow ones.
-    found["operands"] = ((dense_total[2] + total[2]) * (size + 2) / 2 * scale + head[2] * 2 * head_scale) / dev.bandwidth
-    found["expert_rows"] = rows
-    return found
+    shared = arch.shared_experts * arch.expert_width
+    blocks = [(float(arch.layers - arch.moe_layers), float(arch.ffn_width))]
+    if shared and arch.moe_layers:
+        blocks.append((float(arch.moe_layers + arch.mtp_layers), shared))
+    for count, width in blocks:
+        matrices += [(count, tokens, arch.width, up * width / t), (count, tokens, width / t, arch.width)]
+    return _total(matrices, work.device, again(work)[0])
+
+
+def expert_products(work: Workload) -> tuple[float, float, float]:
+    """Routed experts of all layers for one micro-batch, balanced: each expert on the chip gets the same rows."""
+    arch, lay = work.architecture, work.layout
+    if not arch.moe_layers:
+        return 0.0, 0.0, 0.0
+    local = max(1.0, arch.experts / lay.expert)
+    rows = work.micro_tokens / lay.tensor * arch.experts_per_token / local
+    count = local * (arch.moe_layers + arch.mtp_layers)
+    up = (arch.ffn_matrices - 1) * arch.expert_width
+    return _total([(count, rows, arch.width, up), (count, rows, arch.expert_width, arch.width)], work.device, again(work)[0])
+
+
+def head_products(work: Workload) -> tuple[float, float, float]:
+    """The output head for one micro-batch; it is never recomputed."""
+    arch = work.architecture
+    return _total([(1.0, work.micro_tokens, arch.width, arch.vocab / work.layout.tensor)], work.device, 0.0)
 
 
 def imbalance(work: Workload) -> float:

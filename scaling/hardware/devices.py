@@ -60,7 +60,13 @@ def generation(name: str) -> str:
         return "tpu"
     if "RTX" in upper or upper in ("L40S", "L20", "L2", "L40", "A10"):
         return "consumer"
-    for kind, pattern in (("volta", "V100"), ("ampere", "A100|A800"), ("hopper", "H100|H200|H800|H20|GH200"), ("blackwell", "B100|B200|B300"), ("amd", "MI2|MI3")):
+    for kind, pattern in (
+        ("volta", "V100"),
+        ("ampere", "A100|A800"),
+        ("hopper", "H100|H200|H800|H20|GH200"),
+        ("blackwell", "B100|B200|B300"),
+        ("amd", "MI2|MI3"),
+    ):
         if re.search(pattern, upper):
             return kind
     return "other"

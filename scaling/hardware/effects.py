@@ -28,7 +28,10 @@ GROUPS = {
     "bits": 0.08,
     "stack*bits": 0.09,
     "stack*generation": 0.15,
+    "stack*chip": 0.1,
 }
+# Slopes of their own for every level of a group, in the covariates of `sizes`.
+GROUP_SLOPES = {("stack", "width"): 0.05, ("stack", "sequence"): 0.05, ("stack", "chips"): 0.02}
 SLOPES = {"moe_year": 0.6, "year": 0.1, "young": 0.2, "hours": 0.2, "micro_batch": 0.1, "batch": 0.1}
 
 
@@ -40,12 +43,11 @@ class Effects:
 
     def __call__(self, work: Workload, inferred: Sequence[str] = ()) -> float:
         """The sum of the effects on a job."""
-        total = sum(self.values.get(level, 0.0) for level in levels(work))
-        return total + sum(self.values.get(name, 0.0) * value for name, value in slopes(work, inferred).items())
+        return sum(self.values.get(name, 0.0) * value for name, value in terms(work, inferred).items())
 
 
-def levels(work: Workload) -> list[str]:
-    """The job's level of every group that it has one in."""
+def terms(work: Workload, inferred: Sequence[str]) -> dict[str, float]:
+    """Every effect that touches the job, and by what it is multiplied."""
     known = {
         "stack": work.software.stack,
         "family": work.software.family,
@@ -54,12 +56,34 @@ def levels(work: Workload) -> list[str]:
         "moe": "yes" if work.architecture.moe_layers else "no",
         "bits": str(work.bits),
     }
-    found = []
+    found = {}
     for group in GROUPS:
         names = group.split("*")
         if all(known[name] for name in names):
-            found.append("|".join(f"{name}={known[name]}" for name in names))
-    return found
+            found["|".join(f"{name}={known[name]}" for name in names)] = 1.0
+    size = sizes(work)
+    for group, covariate in GROUP_SLOPES:
+        if known[group]:
+            found[f"{group}={known[group]}/{covariate}"] = size[covariate]
+    return found | slopes(work, inferred)
+
+
+def spread_of(name: str) -> float:
+    """The prior spread of an effect."""
+    if name in SLOPES:
+        return SLOPES[name]
+    level, _, covariate = name.partition("/")
+    group = "*".join(part.split("=")[0] for part in level.split("|"))
+    return GROUP_SLOPES[group, covariate] if covariate else GROUPS[group]
+
+
+def sizes(work: Workload) -> dict[str, float]:
+    """Logarithms of a job's sizes, zero at a usual one."""
+    return {
+        "width": math.log(work.architecture.width / 4096),
+        "sequence": math.log(work.sequence / 4096),
+        "chips": math.log(work.chips / 64),
+    }
 
 
 def slopes(work: Workload, inferred: Sequence[str]) -> dict[str, float]:
@@ -77,15 +101,10 @@ def slopes(work: Workload, inferred: Sequence[str]) -> dict[str, float]:
 
 def design(jobs: Sequence[tuple[Workload, Sequence[str]]]) -> tuple[np.ndarray, list[str], np.ndarray]:
     """The matrix (jobs, effects), the effects' names and their prior spreads."""
-    own = [levels(work) for work, _ in jobs]
-    names = sorted({level for each in own for level in each})
-    index = {name: i for i, name in enumerate(names)}
-    matrix = np.zeros((len(jobs), len(names) + len(SLOPES)))
-    for row, (each, (work, inferred)) in enumerate(zip(own, jobs, strict=True)):
-        matrix[row, [index[level] for level in each]] = 1.0
-        matrix[row, len(names) :] = list(slopes(work, inferred).values())
-    spread = [GROUPS["*".join(part.split("=")[0] for part in name.split("|"))] for name in names]
-    return matrix, [*names, *SLOPES], np.array([*spread, *SLOPES.values()])
+    rows = [terms(work, inferred) for work, inferred in jobs]
+    names = sorted({name for row in rows for name in row})
+    matrix = np.array([[row.get(name, 0.0) for name in names] for row in rows])
+    return matrix, names, np.array([spread_of(name) for name in names])
 
 
 def solve(matrix: np.ndarray, spread: np.ndarray, residual: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -135,7 +135,14 @@ def estimate_training(
     """
     found = find_chip(chip)
     arch = preset(model) if isinstance(model, str) else model
-    for name, value in (("chips", chips), ("sequence", sequence), ("batch", batch), ("tokens", tokens), ("network_gbps", network_gbps), ("node", node)):
+    for name, value in (
+        ("chips", chips),
+        ("sequence", sequence),
+        ("batch", batch),
+        ("tokens", tokens),
+        ("network_gbps", network_gbps),
+        ("node", node),
+    ):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"estimate: {name} must be positive and finite, got {value}")
     if goodput is not None and not 0 < goodput <= 1:
@@ -174,7 +181,14 @@ def estimate_training(
 
 
 def _estimate(
-    work: Workload, chip: Chip, format: str, tokens: float | None, goodput: float | None, fitted: Constants, timed: int, allow_overflow: bool
+    work: Workload,
+    chip: Chip,
+    format: str,
+    tokens: float | None,
+    goodput: float | None,
+    fitted: Constants,
+    timed: int,
+    allow_overflow: bool,
 ) -> Estimate:
     need = memory.memory(work)
     fits = need.total <= work.device.memory
@@ -246,7 +260,11 @@ def overflow(work: Workload, need: Memory) -> str:
     text = f"memory: {need.total / 1e9:.1f} GB a chip are needed and {work.device.name} has {room / 1e9:.0f} GB, {(need.total - room) / 1e9:.1f} GB too little"
     halved = lay.micro_batch // 2 if lay.micro_batch % 2 == 0 else 0
     changes: list[tuple[str, dict[str, Any]]] = [
-        *((f"recompute {level}", {"recompute": level, "recompute_share": 1.0}) for level in RECOMPUTE[RECOMPUTE.index(lay.recompute) + 1 :] if level != "some"),
+        *(
+            (f"recompute {level}", {"recompute": level, "recompute_share": 1.0})
+            for level in RECOMPUTE[RECOMPUTE.index(lay.recompute) + 1 :]
+            if level != "some"
+        ),
         *([(f"micro_batch {halved}", {"micro_batch": halved})] if halved else []),
         *((f"zero {stage}", {"zero": stage}) for stage in range(lay.zero + 1, 4) if lay.data > 1),
         *([(f"zero {3} and recompute full", {"zero": 3, "recompute": "full"})] if lay.data > 1 else []),

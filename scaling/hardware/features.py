@@ -24,12 +24,11 @@ def features(work: Workload) -> dict[str, float]:
         **communication.seconds(work),
         "doublings": math.log2(max(work.chips, 8) / 8),
         "eager": float(not work.compiled or work.software.family in ("eager",) or not work.architecture.flash),
-        "async": float(work.async_tensor or work.software.family in ("megatron", "jax") and work.software.year > 2023.5),
-        "hidden": float(work.software.stack == "hai-llm" or work.software.family == "megatron" and work.software.year > 2025.6),
+        "async": float(work.async_tensor or (work.software.family in ("megatron", "jax") and work.software.year > 2023.5)),
+        "hidden": float(work.software.stack == "hai-llm" or (work.software.family == "megatron" and work.software.year > 2025.6)),
         "direct": float(work.device.direct),
         "tokens": work.batch * work.sequence / work.chips,
     }
     for name in GENERATIONS:
         found[f"on_{name}"] = float(kind == name)
     return found
-

@@ -43,7 +43,11 @@ def complete_layout(
     expert = max(1, min(expert, arch.experts or 1))
     if batch is None:
         said.append("global_batch_seqs")
-        batch = max(data * given.get("micro_batch", 1), round(BATCH_TOKENS / base.sequence)) if chips > 8 else data * max(8, given.get("micro_batch", 8))
+        batch = (
+            max(data * given.get("micro_batch", 1), round(BATCH_TOKENS / base.sequence))
+            if chips > 8
+            else data * max(8, given.get("micro_batch", 8))
+        )
     zero = given.get("zero")
     if zero is None:
         sharded = base.software.family in ("pytorch", "jax", "eager") and shape["pipeline"] == 1
@@ -76,9 +80,11 @@ def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: 
         room = 0.55 * base.device.memory
         if not sharded:
             node = min(base.node, chips, base.device.domain if base.device.domain > 1 else 1)
+
             def need() -> float:
                 own = arch.params / (tensor * pipeline)
                 return own * (4 + 14 / max(1, chips // (tensor * pipeline)))
+
             while need() > room and tensor < node and arch.heads % (2 * tensor) == 0:
                 tensor *= 2
             while need() > room and pipeline * 2 <= arch.layers and tensor * pipeline * 2 <= chips:
@@ -137,7 +143,13 @@ def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str]) -> W
         return with_layout(work, micro_batch=size)
     said.append("micro_batch_seqs")
     size = 1
-    most = max(1, min(own // (4 * work.layout.pipeline if work.layout.pipeline > 1 else 1), int(MOST_MICRO_TOKENS * work.layout.context // work.sequence)))
+    most = max(
+        1,
+        min(
+            own // (4 * work.layout.pipeline if work.layout.pipeline > 1 else 1),
+            int(MOST_MICRO_TOKENS * work.layout.context // work.sequence),
+        ),
+    )
     while size * 2 <= most and own % (size * 2) == 0:
         trial = with_layout(work, micro_batch=size * 2)
         if memory.memory(trial).total > 0.9 * work.device.memory:

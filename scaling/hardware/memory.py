@@ -13,7 +13,6 @@ from importlib import resources
 
 from scaling.hardware.workload import Workload
 
-
 # What is fitted to reported peaks (constants.json): name: (prior, spread of its logarithm). Activations are scaled for fragments and temporaries;
 # logits take so many bytes each (16-bit, fp32 and their gradients); libraries and collectives take so many GB.
 PRIORS = {"activations": (1.15, 0.2), "logit_bytes": (9.0, 0.3), "cluster_gb": (3.0, 0.5), "one_chip_gb": (0.3, 0.5)}

@@ -95,8 +95,8 @@ def fit_memory(peaks: Peaks) -> tuple[dict[str, float], np.ndarray]:
         return solver.fit(part, peaks.peak_gb[chosen], peaks.weights(chosen) ** GROUP_POWER, start)
 
     fold, ratio = folds(peaks.groups), np.zeros(len(peaks.ids))
-    for number in range(FOLDS):
-        own = fold == number
+    for place in range(FOLDS):
+        own = fold == place
         scales = fitted(~own & peaks.whole)
         ratio[own] = np.asarray(_peak(scales, {name: values[own] for name, values in columns.items()})) / peaks.peak_gb[own]
     return fitted(peaks.whole), ratio

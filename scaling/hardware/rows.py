@@ -10,12 +10,49 @@ from typing import Any
 
 from scaling.errors import InputError
 from scaling.hardware.architecture import Architecture, from_params, windows
+from scaling.hardware.chips import Chip
 from scaling.hardware.devices import Device, device
+from scaling.hardware.guess import complete_layout
 from scaling.hardware.software import software
 from scaling.hardware.workload import Layout, Workload
 
 SEQUENCE, VOCAB = 4096, 50304
 FLASH_YEAR = 2022.7  # stacks of before wrote attention scores to memory (FlashAttention: arXiv 2205.14135, May 2022)
+LIMITS = {"tp": 4096, "pp": 4096, "n_chips": 1e8, "n_layers": 1e5, "d_model": 1e7, "seq_len": 1e9, "vocab": 1e9}
+
+
+class Row:
+    """A row's figures and words, whatever is in it; `inferred` gathers the columns that had to be guessed."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.inferred: list[str] = []
+
+    def number(self, name: str) -> float | None:
+        """A positive number, or None; of "50-100" the first."""
+        match = re.match(r"\s*([\d.]+(?:[eE][+-]?\d+)?)", str(self.values.get(name)))
+        try:
+            value = float(match[1]) if match else 0.0
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and 0 < value <= LIMITS.get(name, 1e30) else None
+
+    def whole(self, name: str) -> int | None:
+        """A positive whole number, or None."""
+        value = self.number(name)
+        return int(value) if value and value >= 1 else None
+
+    def words(self, *names: str) -> str:
+        """The texts of these columns in lower case, empty where there are none."""
+        values = (self.values.get(name) for name in names)
+        return " ".join(str(value).strip().lower() for value in values if value is not None and value == value)
+
+    def or_guess(self, name: str, guess: float) -> float:
+        """The number, or a guess that is noted."""
+        value = self.number(name)
+        if value is None:
+            self.inferred.append(name)
+        return guess if value is None else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,148 +71,151 @@ class Described:
 
 
 def number(row: Mapping[str, Any], name: str) -> float | None:
-    """A positive number of a row, or None; of "50-100" the first."""
-    match = re.match(r"\s*([\d.]+(?:[eE][+-]?\d+)?)", str(row.get(name, "") if row.get(name) is not None else ""))
-    try:
-        value = float(match[1]) if match else None
-    except ValueError:
-        return None
-    return value if value and math.isfinite(value) and value > 0 else None
+    """A positive number of a raw row, or None."""
+    return Row(row).number(name)
 
 
-def text(row: Mapping[str, Any], name: str) -> str:
-    """A text of a row in lower case, empty where there is none."""
-    value = row.get(name)
-    return "" if value is None or value != value else str(value).strip().lower()
-
-
-def describe(row: Mapping[str, Any], find_chip: Callable[[str], Any]) -> Described:
+def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip]) -> Described:
     """The row's Workload. Raises InputError where no estimate can be made, and says why."""
-    said: list[str] = []
-    name = str(row.get("chip") or "").strip()
+    row = Row(values)
+    name = str(values.get("chip") or "").strip()
     if not name or name.lower() == "nan":
         raise InputError("no chip is named")
     if "mixed" in name.lower():
         raise InputError(f"several kinds of chips in one run: {name}")
     dev = device(find_chip(name))
-    arch, full_shape = architecture(row, said)
-    soft = software(text(row, "framework"), text(row, "source"), dev.released)
+    arch, full_shape = architecture(row)
+    soft = software(row.words("framework"), row.words("source"), dev.released)
     if not soft.stack:
-        said.append("software")
-    bits, fine, remark = precision(row, dev)
-    words = " ".join(text(row, key) for key in ("recompute", "notes", "zero_stage"))
+        row.inferred.append("software")
     if soft.year < FLASH_YEAR and dev.generation != "tpu":
         arch = dataclasses.replace(arch, flash=False)
+    bits, fine, remarks = precision(row, dev)
+    given, words = row.words("precision"), row.words("recompute", "notes", "zero_stage")
     base = Workload(
         architecture=arch,
         device=dev,
         layout=Layout(),
-        sequence=int(number(row, "seq_len") or said.append("seq_len") or SEQUENCE),
+        sequence=int(row.or_guess("seq_len", SEQUENCE)),
         batch=0,
         bits=bits,
         fine_scales=fine,
-        node=int(number(row, "chips_per_node") or min(dev.domain, 8) if dev.domain > 1 else number(row, "chips_per_node") or 8),
-        nic=(number(row, "nic_gbps_per_chip") or 0.0) * 1e9 / 8,
+        node=row.whole("chips_per_node") or (min(dev.domain, 8) if dev.domain > 1 else 8),
+        nic=(row.number("nic_gbps_per_chip") or 0.0) * 1e9 / 8,
         software=soft,
-        wide_gradients="fp32 grad" in text(row, "precision") or soft.stack == "megatron-deepspeed" and text(row, "precision").startswith("bf16"),
+        wide_gradients="fp32 grad" in given or (soft.stack == "megatron-deepspeed" and given.startswith("bf16")),
         compiled="no torch.compile" not in words and soft.family != "eager",
         async_tensor="async tp" in words,
-        measured_hours=any(word in text(row, "tok_basis") for word in ("hours", "wall", "training time")),
+        measured_hours=any(word in row.words("tok_basis") for word in ("hours", "wall", "training time")),
     )
-    work = lay_out(row, base, said)
-    return Described(work, tuple(dict.fromkeys(said)), full_shape, (remark,) if remark else ())
+    work = lay_out(row, base)
+    return Described(work, tuple(dict.fromkeys(row.inferred)), full_shape, remarks)
 
 
-def architecture(row: Mapping[str, Any], said: list[str]) -> tuple[Architecture, bool]:
+def architecture(row: Row) -> tuple[Architecture, bool]:
     """The shape of a row's model, and whether the row had all of it."""
-    get = lambda name: number(row, name)  # noqa: E731
-    layers, width = get("n_layers"), get("d_model")
-    params = (get("params_total_b") or 0) * 1e9
-    vocab = int(get("vocab") or said.append("vocab") or VOCAB)
+    width = row.whole("d_model")
+    params = (row.number("params_total_b") or 0.0) * 1e9
+    vocab = int(row.or_guess("vocab", VOCAB))
     if not width:
         if not params:
             raise InputError("neither the model's shape nor its number of parameters is given")
-        said.append("shape from params")
-        return from_params((get("params_active_b") or 0) * 1e9 or params, vocab), False
-    heads = get("n_heads") or (round(width / get("head_dim")) if get("head_dim") else None)
-    full = bool(layers and heads and (get("d_ff") or get("expert_d_ff")) and get("vocab") and get("seq_len"))
-    if not heads:
-        said.append("n_heads")
-        heads = max(1, round(width / 128))
-    fields = windows(text(row, "attn"))
-    head_dim = get("head_dim") or (128 if fields["attention"] == "mla" else max(1, width // heads))
-    if not get("head_dim"):
-        said.append("head_dim")
-    if not get("d_ff") and not get("expert_d_ff"):
-        said.append("d_ff")
-    matrices = int(get("ffn_matrices") or 2)
-    d_ff = get("d_ff") or (4 * width if matrices == 2 else 8 * width / 3)
-    experts, top_k = get("n_experts") or 0, get("top_k") or 0
-    moe_layers = get("moe_layers") or (layers if experts and top_k and layers else 0)
+        row.inferred.append("shape from params")
+        return from_params((row.number("params_active_b") or 0.0) * 1e9 or params, vocab), False
+    fields = windows(row.words("attn"))
+    heads = int(row.or_guess("n_heads", max(1, round(width / (row.number("head_dim") or 128)))))
+    usual = 128 if fields["attention"] == "mla" else max(1, width // heads)
+    head_dim = int(row.or_guess("head_dim", usual))
+    matrices = 3 if row.number("ffn_matrices") == 3 else 2
+    experts = row.whole("n_experts") or 0
+    used = min(row.whole("top_k") or 0, experts)
+    ffn_width = row.whole("d_ff")
+    if not ffn_width:
+        ffn_width = int(4 * width if matrices == 2 else 8 * width / 3)
+        if not row.number("expert_d_ff"):
+            row.inferred.append("d_ff")
+    layers = row.whole("n_layers")
     if not layers:
-        said.append("n_layers")
-        per_layer = 4 * width**2 + matrices * width * d_ff
-        layers = max(1, round(max(params - vocab * width, 0.5 * params) / per_layer)) if params else 32
-    if experts and not get("moe_layers"):
-        said.append("moe_layers")
-    kv = get("n_kv_heads") or heads
+        per_layer = 4 * width**2 + matrices * width * ffn_width
+        layers = int(row.or_guess("n_layers", max(1, round(max(params - vocab * width, 0.5 * params) / per_layer)) if params else 32))
+    if not used:
+        experts = 0
     shape = Architecture(
-        layers=int(layers), width=int(width), heads=int(heads), kv_heads=int(min(kv, heads)), head_dim=int(head_dim), ffn_width=int(d_ff),
-        vocab=vocab, ffn_matrices=matrices, experts=int(experts), experts_per_token=int(min(top_k, experts)), shared_experts=get("n_shared_experts") or 0,
-        expert_width=int(get("expert_d_ff") or d_ff) if experts else 0, moe_layers=int(min(moe_layers, layers)) if experts and top_k else 0,
-        mtp_layers=1 if "mtp" in text(row, "notes") and "w/o mtp" not in text(row, "notes") and "extra mtp" in text(row, "notes") + " extra mtp" * ("w/ mtp" in text(row, "notes")) else 0,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=min(row.whole("n_kv_heads") or heads, heads),
+        head_dim=head_dim,
+        ffn_width=ffn_width,
+        vocab=vocab,
+        ffn_matrices=matrices,
+        experts=experts,
+        experts_per_token=used,
+        shared_experts=(row.number("n_shared_experts") or 0.0) if experts else 0.0,
+        expert_width=(row.whole("expert_d_ff") or ffn_width) if experts else 0,
+        moe_layers=min(int(row.or_guess("moe_layers", layers)), layers) if experts else 0,
+        mtp_layers=int(any(words in row.words("notes") for words in ("extra mtp", "w/ mtp"))),
         **fields,
-    )  # fmt: skip
-    return shape, full
+    )
+    needed = ("n_layers", "n_heads", "vocab", "seq_len")
+    return shape, all(row.number(name) for name in needed) and bool(row.number("d_ff") or row.number("expert_d_ff"))
 
 
-def precision(row: Mapping[str, Any], dev: Device) -> tuple[int, bool, str]:
-    """Bits of the linear layers' format, whether its scales are fine-grained, and a remark."""
-    given, notes = text(row, "precision"), text(row, "notes")
-    bits = 4 if re.search(r"fp4", given) else 8 if re.search(r"fp8", given) and not given.startswith("bf16 (fp8 storage") else 16
-    fine = bits == 8 and ("mxfp8" in given or "fine" in given or "block" in given or "fine-grained" in notes or "rowwise" in given)
-    if bits == 4 and not dev.peak4 or bits == 8 and not dev.peak8:
-        return 16, False, f"{dev.name} has no fp{bits}: estimated in bf16"
-    return bits, fine, ""
+def precision(row: Row, dev: Device) -> tuple[int, bool, tuple[str, ...]]:
+    """Bits of the linear layers' format, whether its scales are fine-grained, and remarks."""
+    given, notes = row.words("precision"), row.words("notes")
+    storage_only = given.startswith("bf16 (fp8 storage")
+    bits = 4 if "fp4" in given else 8 if "fp8" in given and not storage_only else 16
+    fine = bits == 8 and ("fine-grained" in notes or any(word in given for word in ("mxfp8", "fine", "block", "rowwise")))
+    if (bits == 4 and not dev.peak4) or (bits == 8 and not dev.peak8):
+        return 16, False, (f"{dev.name} has no fp{bits}: estimated in bf16",)
+    return bits, fine, ()
 
 
-def recompute(row: Mapping[str, Any]) -> str | None:
+def recompute(words: str) -> str | None:
     """The level of recomputation that a row's words mean; None where it says nothing."""
-    words = text(row, "recompute")
     if not words:
         return None
-    if words.startswith("none") or words == "minimal" or words.startswith("partial") or words in ("norm", "recompute swiglu"):
+    if words.startswith(("none", "partial")) or words in ("minimal", "norm", "recompute swiglu"):
         return "none"
     if "full" in words or "recompute all" in words:
         return "full"
-    if "per op" in words or "ffn" in words or "offloaded" in words or "custom" in words or "block" in words:
+    if any(word in words for word in ("per op", "ffn", "offloaded", "custom", "block")):
         return "some"
     return "selective"
 
 
-def lay_out(row: Mapping[str, Any], base: Workload, said: list[str]) -> Workload:
-    """`base` with the row's layout; what is missing is the smallest that fits in memory."""
-    from scaling.hardware.guess import complete_layout
+def zero_stage(row: Row) -> int | None:
+    """What data-parallel ranks share, by the row's words."""
+    stage = row.words("zero_stage")
+    if "hsdp" in stage or re.search(r"shard.weights", row.words("recompute", "notes")):
+        return 3
+    return int(stage[0]) if stage[:1] in ("0", "1", "2", "3") else None
 
-    get = lambda name: number(row, name)  # noqa: E731
-    whole = lambda name: int(get(name)) if get(name) else None  # noqa: E731
-    words = " ".join(text(row, key) for key in ("recompute", "notes", "zero_stage"))
-    stage = text(row, "zero_stage")
-    zero = 3 if stage.startswith("3") or "hsdp" in stage else 2 if stage.startswith("2") else int(stage[0]) if stage[:1] in "01" and stage else None
-    if zero is None and "shard-weights" in words or "shard weights" in words:
-        zero = 3
-    offload = "offload" in words
+
+def lay_out(row: Row, base: Workload) -> Workload:
+    """`base` with the row's layout; what is missing is the smallest that fits in memory."""
+    words = row.words("recompute", "notes", "zero_stage")
     given = {
-        "tensor": whole("tp"), "pipeline": whole("pp"), "pipeline_chunks": whole("vp"), "context": whole("cp"), "expert": whole("ep"), "data": whole("fsdp_dp"),
-        "micro_batch": whole("micro_batch_seqs"), "zero": zero, "recompute": recompute(row),
-    }  # fmt: skip
+        "tensor": row.whole("tp"),
+        "pipeline": row.whole("pp"),
+        "pipeline_chunks": row.whole("vp"),
+        "context": row.whole("cp"),
+        "expert": row.whole("ep"),
+        "data": row.whole("fsdp_dp"),
+        "micro_batch": row.whole("micro_batch_seqs"),
+        "zero": zero_stage(row),
+        "recompute": recompute(row.words("recompute")),
+    }
+    states = bool(re.search(r"offload-opt|offload m|cpu offload|\+ offload", words))
+    modern = base.software.year >= 2022.4 and base.software.stack != "megatron-deepspeed"
     return complete_layout(
         base,
-        chips=whole("n_chips"),
-        batch=whole("global_batch_seqs"),
+        chips=row.whole("n_chips"),
+        batch=row.whole("global_batch_seqs"),
         given={name: value for name, value in given.items() if value is not None},
-        shard_nodes="hsdp" in stage,
-        offload=(offload and bool(re.search(r"opt-|offload m|cpu offload|\+ offload|no offload", words)) and "no offload" not in words, "offload-residual" in words),
-        sequence_parallel=base.software.year >= 2022.4 and base.software.stack != "megatron-deepspeed" or "sequence" in words,
-        said=said,
+        shard_nodes="hsdp" in row.words("zero_stage"),
+        offload=(states, "offload-residual" in words),
+        sequence_parallel=modern or "sequence-parallel" in words,
+        said=row.inferred,
     )

@@ -38,6 +38,9 @@ class Software(NamedTuple):
     year: float
 
 
+UNKNOWN = Software("", "", 2024.0)
+
+
 def software(text: str, source: str = "", released: float = 2022.0) -> Software:
     """What a free text such as "Megatron-Bridge 25.09" says; `source` may add a release tag, `released` is the chip's year."""
     text = (text or "").lower()

@@ -21,7 +21,13 @@ class Solver:
     """
 
     def __init__(
-        self, function: Callable[[Mapping[str, Any], Mapping[str, Any]], Any], priors: Priors, columns: Sequence[str], *, noise: float, robust: float
+        self,
+        function: Callable[[Mapping[str, Any], Mapping[str, Any]], Any],
+        priors: Priors,
+        columns: Sequence[str],
+        *,
+        noise: float,
+        robust: float,
     ) -> None:
         import jax.numpy as jnp
 
@@ -40,7 +46,7 @@ class Solver:
 
         self.law = Law(
             name="explicit formula with priors",
-            formula=function.__name__,
+            formula="of the caller",
             function=with_priors,
             parameters=tuple(
                 Parameter(name, low=value * np.exp(-REACH * width), high=value * np.exp(REACH * width), log=True, starts=(value, value))
@@ -52,7 +58,12 @@ class Solver:
         self.objective = objective("log-huber", robust * noise)
 
     def fit(
-        self, columns: Mapping[str, np.ndarray], output: np.ndarray, weights: np.ndarray, start: Mapping[str, float], offset: np.ndarray | None = None
+        self,
+        columns: Mapping[str, np.ndarray],
+        output: np.ndarray,
+        weights: np.ndarray,
+        start: Mapping[str, float],
+        offset: np.ndarray | None = None,
     ) -> dict[str, float]:
         """The constants that fit `output` times exp(-offset), searched from `start`."""
         from fits.laws.base import to_constants, to_theta

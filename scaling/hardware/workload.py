@@ -8,7 +8,7 @@ import math
 from scaling.errors import InputError
 from scaling.hardware.architecture import Architecture
 from scaling.hardware.devices import Device
-from scaling.hardware.software import Software
+from scaling.hardware.software import UNKNOWN, Software
 
 RECOMPUTE = ("none", "selective", "some", "full")
 
@@ -56,7 +56,7 @@ class Workload:
     fine_scales: bool = False  # block or micro scaling of narrow formats
     node: int = 8
     nic: float = 0.0  # byte/s a chip, the device's own where 0
-    software: Software = Software("", "", 2024.0)
+    software: Software = UNKNOWN
     wide_gradients: bool = False  # an fp32 sum of gradients beside those of a micro-batch
     compiled: bool = True
     async_tensor: bool = False
