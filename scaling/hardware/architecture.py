@@ -164,8 +164,10 @@ def from_params(params: float, vocab: int = 50304) -> Architecture:
     """
     if not params > 0:
         raise InputError(f"architecture: params must be positive, got {params}")
-    width = max(128, 128 * round((params * 128 / 12) ** (1 / 3) / 128))
-    layers = max(1, round(max(params - vocab * width, 0.5 * params) / (12 * width**2)))
+    width = 64
+    while 12 * (width + 64) ** 3 / 128 + 2 * vocab * (width + 64) <= params:
+        width += 64
+    layers = max(1, round((params - 2 * vocab * width) / (12 * width**2)))
     heads = max(1, width // 128)
     return Architecture(layers, width, heads, heads, width // heads, 4 * width, vocab, ffn_matrices=2)
 

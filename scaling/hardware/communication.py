@@ -34,7 +34,7 @@ def tensor(work: Workload) -> dict[str, float]:
     calls = layers * (2 + 2 + 2 * extra)
     volume = calls * 2 * (t - 1) / t * work.micro_tokens * arch.width * 2
     inside, outside = _split(t, 1, work)
-    fast = volume / work.device.link if inside > 1 else 0.0
+    fast = volume / work.link if inside > 1 else 0.0
     slow = volume / work.network / (inside if inside > 1 else 1) if outside > 1 else 0.0
     return {"tensor": fast, "tensor_network": slow, "tensor_calls": calls * math.log2(t)}
 
@@ -48,7 +48,7 @@ def pipeline(work: Workload) -> dict[str, float]:
     split = lay.tensor if lay.sequence_parallel else 1
     volume = work.micro_batches * chunks * 2 * work.micro_tokens * work.architecture.width * 2 / split
     inside = lay.tensor * lay.context * lay.data * p <= work.domain
-    rate = work.device.link if inside else work.network
+    rate = work.link if inside else work.network
     bubble = (p - 1) / (work.micro_batches * chunks)
     if work.software.stack == "hai-llm":  # DualPipe: half the bubble (arXiv 2412.19437, table 2)
         bubble /= 2
@@ -66,7 +66,7 @@ def context(work: Workload) -> dict[str, float]:
     layers = work.micro_batches * arch.layers / lay.pipeline
     volume = layers * (3 + extra) * work.micro_tokens * keys * 2 * (c - 1)
     _, outside = _split(c, lay.tensor, work)
-    return {"context": volume / (work.network if outside > 1 else work.device.link)}
+    return {"context": volume / (work.network if outside > 1 else work.link)}
 
 
 def expert(work: Workload) -> dict[str, float]:
@@ -83,7 +83,7 @@ def expert(work: Workload) -> dict[str, float]:
     volume = calls * tokens * arch.width * 2
     k = arch.experts_per_token
     visited = nodes * (1 - (1 - 1 / nodes) ** k)
-    fast = volume * k * (inside - 1) / inside / work.device.link if inside > 1 else 0.0
+    fast = volume * k * (inside - 1) / inside / work.link if inside > 1 else 0.0
     slow = volume * min(visited, 4.0) * (nodes - 1) / nodes / work.network if nodes > 1 else 0.0
     return {"expert": fast, "expert_network": slow, "expert_calls": calls}
 
@@ -104,7 +104,7 @@ def data(work: Workload) -> dict[str, float]:
     def both(size: float) -> tuple[float, float]:
         fast = size * ((inside - 1) / inside * dense + (expert_inside - 1) / expert_inside * experts)
         slow = size * ((outside > 1) * dense / inside + (expert_outside > 1) * experts / expert_inside)
-        return fast / work.device.link, slow / work.network
+        return fast / work.link, slow / work.network
 
     if lay.zero < 3:
         fast, slow = both(2 + 4)

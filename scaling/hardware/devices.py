@@ -22,6 +22,9 @@ UNITS = {
 }  # fmt: skip
 
 
+NODE = 8  # chips of a usual node
+
+
 @dataclasses.dataclass(frozen=True)
 class Device:
     """One chip and its place in a node. Rates in FLOP/s, bandwidths in byte/s and one way, memory in bytes."""
@@ -43,6 +46,11 @@ class Device:
     units: int
     power_w: float
     released: float
+
+    @property
+    def node(self) -> int:
+        """Chips of a usual node: 8, or as many as the links join where these are 4 to 8."""
+        return min(NODE, self.domain) if self.domain >= 4 else NODE
 
     def peak(self, bits: int) -> float:
         """Dense FLOP/s of a format with so many bits. Raises InputError where the chip has none."""
@@ -92,7 +100,7 @@ def device(chip: Chip) -> Device:
         memory=chip.mem_gb * 1e9,
         bandwidth=chip.mem_bw_gbps * 1e9,
         link=chip.scaleup_unidir_gbps * 1e9 if chip.scaleup_unidir_gbps else host,
-        domain=(chip.scaleup_domain or 8) if linked else 1,
+        domain=(chip.scaleup_domain or NODE) if linked else 1,
         direct=chip.p2p not in ("patched", "no") if chip.p2p else linked,
         host=host,
         nic=network * 1e9 / 8,

@@ -163,7 +163,7 @@ def estimate_training(
         batch=size,
         bits=bits,
         fine_scales=fine,
-        node=node or min(8, dev.domain) if dev.domain > 1 else node or 8,
+        node=node or dev.node,
         nic=(network_gbps or 0.0) * 1e9 / 8,
         software=find_software(stack, "", dev.released + 0.5),
     )

@@ -79,7 +79,7 @@ def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: 
         sharded = base.software.family in ("pytorch", "jax", "eager", "cuda") or given.get("zero") == 3
         room = 0.55 * base.device.memory
         if not sharded:
-            node = min(base.node, chips, base.device.domain if base.device.domain > 1 else 1)
+            node = min(base.node, base.domain_of(chips)) if base.device.domain > 1 else 1
 
             def need() -> float:
                 own = arch.params / (tensor * pipeline)
@@ -108,7 +108,7 @@ def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: 
 
 def _expert_parallel(experts: int, ranks: int, base: Workload) -> int:
     """The largest power of two that divides experts and ranks and stays within the fast links."""
-    expert, most = 1, max(8, min(64, base.domain))
+    expert, most = 1, max(8, min(64, base.domain_of(ranks)))
     while expert * 2 <= most and experts % (expert * 2) == 0 and ranks % (expert * 2) == 0:
         expert *= 2
     return expert

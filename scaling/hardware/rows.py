@@ -100,7 +100,7 @@ def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip]) -> Des
         batch=0,
         bits=bits,
         fine_scales=fine,
-        node=row.whole("chips_per_node") or (min(dev.domain, 8) if dev.domain > 1 else 8),
+        node=row.whole("chips_per_node") or dev.node,
         nic=(row.number("nic_gbps_per_chip") or 0.0) * 1e9 / 8,
         software=soft,
         wide_gradients="fp32 grad" in given or (soft.stack == "megatron-deepspeed" and given.startswith("bf16")),

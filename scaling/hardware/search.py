@@ -25,7 +25,7 @@ LONG = 8192  # tokens of a sequence from which cutting it up is tried
 def layouts(work: Workload, chips: int) -> Iterator[Layout]:
     """Every layout of `chips` chips that divides the job's model and batch; memory is not looked at."""
     arch = work.architecture
-    tensors = [t for t in _powers(min(MOST_TENSOR, chips)) if arch.heads % t == 0 and (t <= max(work.domain_of(chips), 1))]
+    tensors = [t for t in _powers(min(MOST_TENSOR, chips)) if arch.heads % t == 0 and t <= work.domain_of(chips)]
     stages = [p for p in range(1, min(arch.layers, chips) + 1) if p & (p - 1) == 0 or arch.layers % p == 0]
     contexts = CONTEXTS if work.sequence >= LONG else (1,)
     for tensor, pipeline, context in itertools.product(tensors, stages, contexts):

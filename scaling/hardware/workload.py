@@ -83,8 +83,16 @@ class Workload:
         return self.domain_of(self.chips)
 
     def domain_of(self, chips: int) -> int:
-        """Chips joined by the fast links in a job of so many."""
-        return max(1, min(self.device.domain, chips))
+        """Chips joined by the fast links in a job of so many: the links' own reach, or the node where only PCIe reaches all of it."""
+        return min(chips, self.device.domain if self._linked(chips) else self.node)
+
+    def _linked(self, chips: int) -> bool:
+        return self.device.domain >= min(self.node, chips)
+
+    @property
+    def link(self) -> float:
+        """Byte/s of a chip, one way, inside the domain."""
+        return self.device.link if self._linked(self.chips) else self.device.host
 
     @property
     def network(self) -> float:

@@ -24,16 +24,24 @@ def test_deepseek_v3_on_h800():
     """180 thousand H800 hours a trillion tokens, 2048 chips (arXiv 2412.19437, table 1)."""
     layout = Layout(pipeline=16, expert=64, data=128, micro_batch=1, recompute="selective")
     found = scaling.estimate_training(
-        "deepseek-v3", chip="H800", chips=2048, tokens=1e12, batch=15360, format="fp8", layout=layout, framework="HAI-LLM (DualPipe)", allow_overflow=True
+        "deepseek-v3",
+        chip="H800",
+        chips=2048,
+        tokens=1e12,
+        batch=15360,
+        format="fp8",
+        layout=layout,
+        framework="HAI-LLM (DualPipe)",
+        allow_overflow=True,
     )
     assert found.low < 1e12 / (180e3 * 3600) < found.high
 
 
 def test_llama_405b_hours():
     """30.84 million H100 hours (model card), 15.6 trillion tokens (arXiv 2407.21783)."""
-    layout = Layout(tensor=8, pipeline=16, pipeline_chunks=4, data=128, micro_batch=1)
-    found = scaling.estimate_training("llama-3.1-405b", chip="H100", chips=16384, tokens=15.6e12, batch=2048, layout=layout)
+    found = scaling.estimate_training("llama-3.1-405b", chip="H100", chips=16384, tokens=15.6e12, batch=2048)
     assert found.fits
+    assert found.layouts_timed > 50
     assert found.cost is not None
     low, high = found.cost.hours_band
     assert low * 16384 < 30.84e6 < high * 16384
@@ -118,7 +126,9 @@ def test_layouts_that_do_not_divide(layout, words):
 
 
 def test_fewer_experts_than_ranks():
-    with pytest.raises(InputError, match="8 experts do not divide by expert = 16; 8 or 4 would|8 experts do not divide by expert = 16; 4 or 8 would"):
+    with pytest.raises(
+        InputError, match=r"8 experts do not divide by expert = 16; 4 or 8 would"
+    ):
         scaling.estimate_training("mixtral-8x7b", chip="H100", chips=16, batch=64, layout=Layout(data=16, expert=16))
 
 
@@ -137,13 +147,20 @@ def test_memory_that_does_not_fit():
     assert "recompute full would fit" in str(caught.value)
     full = dataclasses.replace(layout, recompute="full")
     assert scaling.estimate_training("llama-3.1-8b", chip="A100", chips=8, batch=64, layout=full).fits
-    with pytest.raises(InputError, match=r"no layout of 8 x RTX 4090 holds this model: the leanest needs [\d.]+ GB a chip of 24 GB .*; about \d+ chips would"):
+    with pytest.raises(
+        InputError,
+        match=r"no layout of 8 x RTX 4090 holds this model: the leanest needs [\d.]+ GB a chip of 24 GB .*; about \d+ chips would",
+    ):
         scaling.estimate_training("llama-3.1-70b", chip="RTX 4090", chips=8, batch=64)
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [({"chips": 0}, "chips must be positive"), ({"tokens": float("nan")}, "tokens must be positive and finite"), ({"goodput": 1.5}, "goodput is a share")],
+    [
+        ({"chips": 0}, "chips must be positive"),
+        ({"tokens": float("nan")}, "tokens must be positive and finite"),
+        ({"goodput": 1.5}, "goodput is a share"),
+    ],
 )
 def test_odd_numbers(more, words):
     with pytest.raises(InputError, match=words):
