@@ -126,9 +126,7 @@ def test_layouts_that_do_not_divide(layout, words):
 
 
 def test_fewer_experts_than_ranks():
-    with pytest.raises(
-        InputError, match=r"8 experts do not divide by expert = 16; 4 or 8 would"
-    ):
+    with pytest.raises(InputError, match=r"8 experts do not divide by expert = 16; 4 or 8 would"):
         scaling.estimate_training("mixtral-8x7b", chip="H100", chips=16, batch=64, layout=Layout(data=16, expert=16))
 
 
