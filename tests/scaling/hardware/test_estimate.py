@@ -70,8 +70,8 @@ def test_figures_hang_together():
 
 
 def test_goodput_divides_hours():
-    def ask(goodput):
-        return scaling.estimate_training("llama-3.1-8b", chip="H100", chips=8, tokens=1e10, goodput=goodput).hours
+    def ask(goodput: float) -> float:
+        return scaling.estimate_training("llama-3.1-8b", chip="H100", chips=8, tokens=1e10, goodput=goodput).hours or 0.0
 
     assert ask(0.5) == pytest.approx(2 * ask(1.0))
 

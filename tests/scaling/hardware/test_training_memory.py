@@ -17,8 +17,8 @@ UNIT = {name: 1.0 for name in PRIORS} | {"cluster_gb": 0.0, "one_chip_gb": 0.0}
 PLAIN = Architecture(24, 6144, 64, 64, 96, 24576, 51200, ffn_matrices=2)
 
 
-def job(layout: Layout, arch: Architecture = PLAIN, **more) -> Workload:
-    return Workload(arch, device(scaling.chip("A100")), layout, 2048, 512, software=software("Megatron-LM 2022"), **more)
+def job(layout: Layout, arch: Architecture = PLAIN) -> Workload:
+    return Workload(arch, device(scaling.chip("A100")), layout, 2048, 512, software=software("Megatron-LM 2022"))
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 8])

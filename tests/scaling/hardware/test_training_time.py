@@ -16,10 +16,11 @@ from scaling.hardware.software import software
 from scaling.hardware.time_law import smooth_max
 from scaling.hardware.workload import Layout, Workload
 
+EIGHT = Layout(data=8, zero=1)
 
-def job(chip: str = "H100", model: str = "llama-3.1-8b", layout: Layout = Layout(data=8, zero=1), batch: int = 512, **more) -> Workload:  # noqa: B008
-    given = {"sequence": 4096, "software": software("Megatron-Core 2024")} | more
-    return Workload(preset(model), device(scaling.chip(chip)), layout, batch=batch, **given)
+
+def job(chip: str = "H100", model: str = "llama-3.1-8b", layout: Layout = EIGHT, batch: int = 512, sequence: int = 4096) -> Workload:
+    return Workload(preset(model), device(scaling.chip(chip)), layout, sequence, batch, software=software("Megatron-Core 2024"))
 
 
 def tokens(work: Workload) -> float:
