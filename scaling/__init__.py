@@ -1,7 +1,8 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names: RunConfig, RunRecord, train, train_horizons, train_many, evaluate, one_device_per_core, sweep, compute_penalty, Penalty,
-Chip, chip, chips, Estimate, estimate_training, InputError, and the package `diffusion`. They load on first use, so that asking for a penalty does not import Flax.
+Chip, chip, chips, Estimate, estimate_training, export_control, Verdict, utilisation, InputError, and the package `diffusion`. They load on first use, so
+that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from scaling.hardware.chips import Chip as Chip
     from scaling.hardware.estimate import Estimate as Estimate
     from scaling.hardware.estimate import estimate_training as estimate_training
+    from scaling.hardware.export_rules import Verdict as Verdict
+    from scaling.hardware.export_rules import export_control as export_control
     from scaling.hardware.library import chip as chip
     from scaling.hardware.library import chips as chips
+    from scaling.hardware.utilisation import utilisation as utilisation
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
     from scaling.run import RunConfig as RunConfig
@@ -35,6 +39,9 @@ _HOME = {
     "estimate_training": "scaling.hardware.estimate",
     "chip": "scaling.hardware.library",
     "chips": "scaling.hardware.library",
+    "Verdict": "scaling.hardware.export_rules",
+    "export_control": "scaling.hardware.export_rules",
+    "utilisation": "scaling.hardware.utilisation",
     "Penalty": "scaling.penalty",
     "compute_penalty": "scaling.penalty",
     "RunConfig": "scaling.run",

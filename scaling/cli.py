@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from scaling import curves_command, estimate_command, fit_command, output, plan_command
+from scaling import chips_command, curves_command, estimate_command, fit_command, output, plan_command
 from scaling.output import Json, Where
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
 app.command()(estimate_command.estimate)
+app.command()(chips_command.chips)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core by default.")]
 

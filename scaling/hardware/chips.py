@@ -105,8 +105,14 @@ class Chip:
     listed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InputError(f"a chip's name must be text, got {self.name!r}")
         for field in NUMBERS:
             self._check_number(field, getattr(self, field))
+        for fields, right, kind in _KINDS:
+            for field in fields:
+                if not right(value := getattr(self, field)):
+                    raise InputError(f"chip {self.name}: {field} must be {kind}, got {value!r}")
         if self.p2p is not None and self.p2p not in P2P:
             raise InputError(f"chip {self.name}: p2p must be one of {', '.join(P2P)}, got {self.p2p!r}")
         if self.release_date is not None and not isinstance(self.release_date, datetime.date):
@@ -167,7 +173,27 @@ class Chip:
             return "estimated"
         return {"table": "source"}.get(self.origin, self.origin)
 
+    def sources_of(self, field: str) -> tuple[str, ...]:
+        """Where a figure is from: its own source where one is noted, else the chip's."""
+        own = self.figure_sources.get(field)
+        return self.sources if own is None else (own,)
 
+
+def _texts(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+# Fields that are no numbers: which they are, what is right, and how that is called.
+_KINDS = (
+    (
+        ("vendor", "form", "mem_type", "scaleup_name", *CONTROLS, "note", "verified", "origin"),
+        lambda value: isinstance(value, str),
+        "text",
+    ),
+    (("datacentre", "cloud_only", "us_item"), lambda value: isinstance(value, bool), "true or false"),
+    (("aliases", "memory", "estimated", "sources"), lambda value: isinstance(value, tuple) and _texts(value), "a list of texts"),
+    (("figure_sources", "listed"), lambda value: isinstance(value, Mapping) and _texts(value.values()), "a table of texts"),
+)
 FIELDS = [
     field.name
     for field in dataclasses.fields(Chip)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -24,16 +24,7 @@ def chips(path: str | Path | None = None) -> list[Chip]:
 
     Raises InputError for a file with unknown keys or a name that is taken.
     """
-    found = list(_table())
-    for source, origin in _own_files(path):
-        taken = _index(found)
-        for chip in read_chips(source, origin=origin, base=lambda name: _find(name, found)):
-            for name in (chip.name, *chip.aliases):
-                if (other := taken.get(simple(name))) is not None:
-                    raise InputError(f"{source}: the name {name!r} is taken by {other.name}; choose another")
-                taken[simple(name)] = chip
-            found.append(chip)
-    return found
+    return list(_known(_own_files(path)))
 
 
 def chip(name: str | Chip, extra: str | Path | None = None) -> Chip:
@@ -41,7 +32,7 @@ def chip(name: str | Chip, extra: str | Path | None = None) -> Chip:
 
     A `Chip` is returned as it is. Raises InputError with the nearest names.
     """
-    return name if isinstance(name, Chip) else _find(name, chips(extra))
+    return name if isinstance(name, Chip) else _find(name, _names(_own_files(extra)))
 
 
 def simple(name: str) -> str:
@@ -61,23 +52,45 @@ def _table() -> tuple[Chip, ...]:
         return tuple(read_chips(path, origin="table"))
 
 
-def _own_files(path: str | Path | None) -> list[tuple[str | Path, str]]:
+def _own_files(path: str | Path | None) -> tuple[tuple[str, str, int], ...]:
+    """The files of the user's chips: path, origin, and the time of the last change, by which what was read is kept."""
     own: list[tuple[str | Path, str]] = []
     if measured_file().is_file():
         own.append((measured_file(), "measured"))
     if named := os.environ.get("ISOLOSS_CHIPS"):
         own.append((named, "given"))
-    return own if path is None else [*own, (path, "given")]
+    if path is not None:
+        own.append((path, "given"))
+    return tuple((str(file), origin, Path(file).stat().st_mtime_ns if Path(file).is_file() else 0) for file, origin in own)
 
 
-def _index(known: Iterable[Chip]) -> dict[str, Chip]:
+@lru_cache(maxsize=16)
+def _known(files: tuple[tuple[str, str, int], ...]) -> tuple[Chip, ...]:
+    found = _table()
+    for file, origin, _ in files:
+        taken = _index(found)
+        new = read_chips(file, origin=origin, base=partial(_find, index=taken))
+        for each in new:
+            for name in (each.name, *each.aliases):
+                if (other := taken.get(simple(name))) is not None:
+                    raise InputError(f"{file}: the name {name!r} is taken by {other.name}; choose another")
+            taken |= dict.fromkeys(map(simple, (each.name, *each.aliases)), each)
+        found = (*found, *new)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _names(files: tuple[tuple[str, str, int], ...]) -> Mapping[str, Chip]:
+    return _index(_known(files))
+
+
+def _index(known: tuple[Chip, ...]) -> dict[str, Chip]:
     return {simple(name): each for each in known for name in (each.name, *each.aliases)}
 
 
-def _find(name: str, known: Iterable[Chip]) -> Chip:
-    index = _index(known)
+def _find(name: str, index: Mapping[str, Chip]) -> Chip:
     if (found := index.get(simple(name))) is not None:
         return found
     near = dict.fromkeys(index[key].name for key in difflib.get_close_matches(simple(name), index, 5, 0.5))
     hint = f"did you mean {' or '.join(list(near)[:3])}? " if near else ""
-    raise InputError(f"chip {name!r} is not known; {hint}`isoloss chips` lists the {len({each.name for each in index.values()})} there are")
+    raise InputError(f"chip {name!r} is not known; {hint}`isoloss chips` lists the {len(set(index.values()))} there are")
