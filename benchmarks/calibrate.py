@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="file for the constants; none is written without it")
     arguments = parser.parse_args()
     path = arguments.data / "training-runs.csv"
-    runs = read_table(path)
+    if not path.is_file():
+        parser.error(f"{path}: no such file")
+    scales = report_memory(path)
+    runs = read_table(path, scales)
     report_exclusions(runs)
     started = time.perf_counter()
     fitter = Fitter(runs)
@@ -48,7 +51,7 @@ def main() -> None:
         "cross_validated": {key: round(value, 4) for key, value in scores(results[0])["all"].items()},
         "objective": "log-huber by fits.solve, pseudo-rows for priors; effects by ridge regression",
     }
-    fitted = calibrate(runs, fitter, results, report_memory(path), about)
+    fitted = calibrate(runs, fitter, results, scales, about)
     report_constants(fitted.law)
     report_residuals(results[0])
     if arguments.out:

@@ -13,6 +13,7 @@ from scaling.hardware import memory
 from scaling.hardware.constants import Constants, load, speed
 from scaling.hardware.library import chip as find_chip
 from scaling.hardware.rows import describe
+from scaling.hardware.search import FULLEST
 
 COLUMNS = ("id", "tok_per_s_per_chip", "low", "high", "mfu_pct", "peak_mem_gb", "note")
 
@@ -44,7 +45,9 @@ def _estimate(name: str, row: Mapping[str, Any], constants: Constants) -> RowEst
         low, high = constants.band.around(value, work, found.inferred)
         flops = work.architecture.flops_per_token(work.sequence)
         mfu = 100 * value * flops / work.device.peak(work.bits)
-        return RowEstimate(name, value, low, high, mfu, memory.memory(work).total / 1e9, found.note)
+        need, room = memory.memory(work).total, FULLEST * work.device.memory
+        # The run of a row did fit: what the model sees beyond the chip's memory was saved by means that the row does not name.
+        return RowEstimate(name, value, low, high, mfu, min(need, room) / 1e9, found.note)
     except InputError as error:
         return RowEstimate(name, note=f"no estimate: {error}")
     except (ArithmeticError, ValueError) as error:  # a figure so odd that no formula takes it

@@ -22,7 +22,6 @@ from scaling.hardware.workload import Workload
 FOLDS = 5
 ROUNDS = 3  # of fitting the law and then the effects
 GROUP_POWER = 0.7  # a row of a group of n counts n^-0.7 in the fit; in every reported figure a group counts once
-UNUSED = ("stages_calls",)  # columns that no term reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,8 +56,8 @@ class Table:
         return Table([self.ids[i] for i in index], [self.described[i] for i in index], self.speed[index], self.groups[index], self.excluded)
 
 
-def read_table(path: Path) -> Table:
-    """The rows of a table of runs that can be fitted to, and why the others cannot. Raises InputError."""
+def read_table(path: Path, scales: Mapping[str, float] | None = None) -> Table:
+    """The rows of a table of runs that can be fitted to, and why the others cannot; `scales` are of the memory model. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the table of runs, training-runs.csv")
     with path.open(newline="") as file:
@@ -67,7 +66,7 @@ def read_table(path: Path) -> Table:
     for place, row in enumerate(rows):
         name = row.get("id") or str(place)
         try:
-            found = describe(row, find_chip)
+            found = describe(row, find_chip, scales)
         except InputError as error:
             excluded[name] = str(error)
             continue
@@ -98,7 +97,7 @@ class Fitter:
     """Fits `table` and parts of it with one compiled program."""
 
     def __init__(self, table: Table) -> None:
-        columns = [name for name in columns_of(table.works[:1]) if name not in UNUSED]
+        columns = list(columns_of(table.works[:1]))
         self.solver = Solver(time_law.tokens_per_second, time_law.PRIORS, columns, noise=effects.NOISE, robust=effects.ROBUST)
 
     def fit(self, table: Table, start: Mapping[str, float] | None = None, rounds: int = ROUNDS) -> tuple[dict[str, float], effects.Effects]:

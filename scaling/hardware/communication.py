@@ -44,7 +44,7 @@ def pipeline(work: Workload) -> dict[str, float]:
     lay = work.layout
     p, chunks = lay.pipeline, lay.pipeline_chunks
     if p == 1:
-        return {"stages": 0.0, "stages_calls": 0.0, "bubble": 0.0}
+        return {"stages": 0.0, "bubble": 0.0}
     split = lay.tensor if lay.sequence_parallel else 1
     volume = work.micro_batches * chunks * 2 * work.micro_tokens * work.architecture.width * 2 / split
     inside = lay.tensor * lay.context * lay.data * p <= work.domain
@@ -52,7 +52,7 @@ def pipeline(work: Workload) -> dict[str, float]:
     bubble = (p - 1) / (work.micro_batches * chunks)
     if work.software.stack == "hai-llm":  # DualPipe: half the bubble (arXiv 2412.19437, table 2)
         bubble /= 2
-    return {"stages": volume / rate, "stages_calls": work.micro_batches * chunks, "bubble": bubble}
+    return {"stages": volume / rate, "bubble": bubble}
 
 
 def context(work: Workload) -> dict[str, float]:

@@ -44,7 +44,6 @@ class Device:
     host: float  # to the host's memory
     nic: float  # to other nodes
     units: int
-    power_w: float
     released: float
 
     @property
@@ -105,6 +104,5 @@ def device(chip: Chip) -> Device:
         host=host,
         nic=network * 1e9 / 8,
         units=next((units for prefix, units in UNITS.items() if chip.name.upper().startswith(prefix.upper())), 1 if kind == "tpu" else 100),
-        power_w=chip.tdp_w or 0.0,
         released=chip.release_date.year + (chip.release_date.month - 0.5) / 12 if chip.release_date else 2023.0,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 from scaling.errors import InputError
@@ -274,10 +273,3 @@ def overflow(work: Workload, need: Memory) -> str:
         if memory.memory(dataclasses.replace(work, layout=dataclasses.replace(lay, **change))).total <= room:
             return f"{text}; {words} would fit"
     return f"{text}; no change of recomputation, micro-batch or sharing alone would fit: cut the model up further, or let the layout be searched"
-
-
-def estimate_file(source: str | Path, target: str | Path) -> int:
-    """Estimates for a table of runs (`scaling.hardware.bulk`); the number of rows with one."""
-    from scaling.hardware import bulk
-
-    return sum(each.tok_per_s_per_chip is not None for each in bulk.estimate_file(Path(source), Path(target)))

@@ -25,6 +25,7 @@ def complete_layout(
     offload: tuple[bool, bool],
     sequence_parallel: bool,
     said: list[str],
+    scales: Mapping[str, float] | None = None,
 ) -> Workload:
     """`base` with a whole layout: what is `given` is kept unless it contradicts the number of chips; `said` gets the names of what was guessed."""
     arch = base.architecture
@@ -65,7 +66,7 @@ def complete_layout(
         offload_activations=offload[1],
     )
     work = dataclasses.replace(base, layout=layout, batch=batch)
-    return _micro_batch(_recompute(work, given, said), given, said)
+    return _micro_batch(_recompute(work, given, said, scales), given, said, scales)
 
 
 def _model_parallel(base: Workload, chips: int, given: Mapping[str, Any], said: list[str]) -> dict[str, int]:
@@ -114,13 +115,13 @@ def _expert_parallel(experts: int, ranks: int, base: Workload) -> int:
     return expert
 
 
-def _recompute(work: Workload, given: Mapping[str, Any], said: list[str]) -> Workload:
+def _recompute(work: Workload, given: Mapping[str, Any], said: list[str], scales: Mapping[str, float] | None) -> Workload:
     """The share of layers that must be recomputed for a micro-batch to fit, where the row does not tell."""
     if "recompute" in given:
         return work
     said.append("recompute")
     room = ROOM * work.device.memory
-    plain, full = (memory.memory(with_layout(work, recompute=level)).total for level in ("none", "full"))
+    plain, full = (memory.memory(with_layout(work, recompute=level), scales).total for level in ("none", "full"))
     if plain <= room:
         return with_layout(work, recompute="none")
     share = 1.0 if full >= room or plain <= full else (plain - room) / (plain - full)
@@ -132,7 +133,7 @@ def with_layout(work: Workload, **changes: Any) -> Workload:
     return dataclasses.replace(work, layout=dataclasses.replace(work.layout, **changes))
 
 
-def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str]) -> Workload:
+def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str], scales: Mapping[str, float] | None) -> Workload:
     """The largest micro-batch that fits, up to a usual number of tokens; a given one is cut where a pipeline would stand empty."""
     own = max(1, work.batch // work.layout.data)
     if "micro_batch" in given:
@@ -152,7 +153,7 @@ def _micro_batch(work: Workload, given: Mapping[str, Any], said: list[str]) -> W
     )
     while size * 2 <= most and own % (size * 2) == 0:
         trial = with_layout(work, micro_batch=size * 2)
-        if memory.memory(trial).total > 0.9 * work.device.memory:
+        if memory.memory(trial, scales).total > 0.9 * work.device.memory:
             break
         size *= 2
     return with_layout(work, micro_batch=size)

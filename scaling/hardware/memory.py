@@ -122,7 +122,8 @@ def memory(work: Workload, fitted: Mapping[str, float] | None = None) -> Memory:
     activations = mean * -(-arch.layers // stages) * in_flight + (whole if lay.recompute == "full" else 0.0)
     if lay.offload_activations:
         activations *= 0.3
-    split = lay.tensor if soft.family != "pytorch" else 1
+    # PyTorch's stacks keep the logits whole on every tensor rank; llm.q works through them in eight pieces.
+    split = 8 * lay.tensor if soft.stack == "llm.q" else 1 if soft.family == "pytorch" else lay.tensor
     gathered = (dense + experts) * (2 + gradient) if lay.zero == 3 and stages > 1 else 0.0
     if lay.zero == 3 and stages == 1:
         gathered = 2 * (2 + gradient) * (arch.dense_params + arch.expert_params / lay.expert) / arch.layers / lay.tensor

@@ -14,7 +14,7 @@ import numpy as np
 from scaling.errors import InputError
 from scaling.hardware import memory
 from scaling.hardware.bands import quantile
-from scaling.hardware.calibration import FOLDS, GROUP_POWER, folds
+from scaling.hardware.calibration import FOLDS, folds
 from scaling.hardware.library import chip as find_chip
 from scaling.hardware.rows import describe, number
 from scaling.hardware.solver import Solver
@@ -92,7 +92,7 @@ def fit_memory(peaks: Peaks) -> tuple[dict[str, float], np.ndarray]:
 
     def fitted(chosen: np.ndarray) -> dict[str, float]:
         part = {name: values[chosen] for name, values in columns.items()}
-        return solver.fit(part, peaks.peak_gb[chosen], peaks.weights(chosen) ** GROUP_POWER, start)
+        return solver.fit(part, peaks.peak_gb[chosen], peaks.weights(chosen), start)
 
     fold, ratio = folds(peaks.groups), np.zeros(len(peaks.ids))
     for place in range(FOLDS):

@@ -75,8 +75,8 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     return Row(row).number(name)
 
 
-def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip]) -> Described:
-    """The row's Workload. Raises InputError where no estimate can be made, and says why."""
+def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip], scales: Mapping[str, float] | None = None) -> Described:
+    """The row's Workload; `scales` of the memory model decide what fits (`memory.PRIORS`), by default the shipped ones. Raises InputError where no estimate can be made, and says why."""
     row = Row(values)
     name = str(values.get("chip") or "").strip()
     if not name or name.lower() == "nan":
@@ -108,7 +108,7 @@ def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip]) -> Des
         async_tensor="async tp" in words,
         measured_hours=any(word in row.words("tok_basis") for word in ("hours", "wall", "training time")),
     )
-    work = lay_out(row, base)
+    work = lay_out(row, base, scales)
     return Described(work, tuple(dict.fromkeys(row.inferred)), full_shape, remarks)
 
 
@@ -193,7 +193,7 @@ def zero_stage(row: Row) -> int | None:
     return int(stage[0]) if stage[:1] in ("0", "1", "2", "3") else None
 
 
-def lay_out(row: Row, base: Workload) -> Workload:
+def lay_out(row: Row, base: Workload, scales: Mapping[str, float] | None) -> Workload:
     """`base` with the row's layout; what is missing is the smallest that fits in memory."""
     words = row.words("recompute", "notes", "zero_stage")
     given = {
@@ -218,4 +218,5 @@ def lay_out(row: Row, base: Workload) -> Workload:
         offload=(states, "offload-residual" in words),
         sequence_parallel=modern or "sequence-parallel" in words,
         said=row.inferred,
+        scales=scales,
     )

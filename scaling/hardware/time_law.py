@@ -23,7 +23,7 @@ def smooth_max(left: Any, right: Any, power: Any) -> Any:
 def parts(c: Mapping[str, Any], x: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of a step by purpose, before overlap."""
     attention = sum(c[f"attention_{name}"] * x[f"on_{name}"] for name in GENERATIONS)
-    # gradients of 0 in a where() must not become 0 * inf: all columns are finite.
+    staged = 1 + c["staged"] * (1 - x["direct"])  # copies between chips that go through the host's memory
     return {
         "products": c["gemm16"] * x["gemm16"]
         + c["gemm8"] * x["gemm8"]
@@ -39,18 +39,16 @@ def parts(c: Mapping[str, Any], x: Mapping[str, Any]) -> dict[str, Any]:
         + c["casts"] * x["casts"]
         + c["fine_casts"] * x["fine_casts"]
         + c["logits"] * x["logits"],
-        "tensor": c["tensor"] / (1 + c["async"] * x["async"]) * x["tensor"]
+        "tensor": staged * c["tensor"] / (1 + c["async"] * x["async"]) * x["tensor"]
         + c["tensor_network"] * x["tensor_network"]
         + c["call"] * x["tensor_calls"],
-        "all_to_all": c["all_to_all"] / (1 + c["hidden"] * x["hidden"]) * x["expert"]
+        "all_to_all": staged * c["all_to_all"] / (1 + c["hidden"] * x["hidden"]) * x["expert"]
         + c["all_to_all_network"] / (1 + c["hidden"] * x["hidden"]) * x["expert_network"]
         + c["expert_call"] * x["expert_calls"],
-        "context": c["context"] * x["context"],
+        "context": staged * c["context"] * x["context"],
         "host_launches": (c["launch"] + c["launch_eager"] * x["eager"]) * x["layers"] + c["launch_expert"] * x["expert_layers"],
-        "shards": (c["shards"] * x["shards"] * (1 + c["staged"] * (1 - x["direct"])) + c["shards_network"] * x["shards_network"])
-        + c["shards_call"] * x["shards_calls"],
-        "gradients": c["gradients"] * x["gradients"] * (1 + c["staged"] * (1 - x["direct"]))
-        + c["gradients_network"] * x["gradients_network"],
+        "shards": staged * c["shards"] * x["shards"] + c["shards_network"] * x["shards_network"] + c["shards_call"] * x["shards_calls"],
+        "gradients": staged * c["gradients"] * x["gradients"] + c["gradients_network"] * x["gradients_network"],
         "stages": c["stages"] * x["stages"],
         "optimizer": c["optimizer"] * x["optimizer"] + c["step"] * x["steps"],
         "offload": c["offload"] * x["offload"],

@@ -64,7 +64,8 @@ def test_figures_hang_together():
     assert found.mfu == pytest.approx(found.tok_per_s_per_chip * found.flops_per_token / 989.4e12)
     assert found.low < found.tok_per_s_per_chip < found.high
     assert found.chip_hours == pytest.approx(1e12 / found.tok_per_s_per_chip / 3600 / 0.875)
-    assert found.usd["rent"] == pytest.approx(found.chip_hours * 3.95)
+    assert found.cost is not None
+    assert found.cost.usd_rent == pytest.approx(found.cost.chip_hours * 3.95)
     assert found.memory_gb < 80
     assert sum(found.breakdown.values()) > 0.9 * found.step_s
 
