@@ -29,6 +29,8 @@ TRAITS = (
     "rare_chip",
 )
 LEAST, MOST = 0.04, 1.0  # scales beyond are not believed
+# A chip or a stack that the fit never saw: errors are that much larger when all of its rows are left out (12.4% and 11.7% against 7.7%).
+FLOORS = {"rare_chip": 0.45, "unknown_stack": 0.35}
 SHRINK = 6.0  # groups that must speak for a trait before it counts half
 
 
@@ -95,7 +97,7 @@ def fit_weights(traits: np.ndarray, errors: np.ndarray, groups: np.ndarray) -> n
     centre = np.sum(groups * target) / groups.sum()
     shift = np.linalg.solve(normal + np.diag(ridge), (traits * groups[:, None]).T @ (target - centre))
     shift[0] += centre
-    return shift
+    return np.maximum(shift, [FLOORS.get(name, -np.inf) for name in TRAITS])
 
 
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:

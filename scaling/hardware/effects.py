@@ -32,7 +32,7 @@ GROUPS = {
 }
 # Slopes of their own for every level of a group, in the covariates of `sizes`.
 GROUP_SLOPES = {("stack", "width"): 0.05, ("stack", "sequence"): 0.05, ("stack", "chips"): 0.02}
-SLOPES = {"moe_year": 0.6, "year": 0.1, "young": 0.2, "hours": 0.2, "micro_batch": 0.1, "batch": 0.1}
+SLOPES = {"year": 0.1, "young": 0.2, "hours": 0.2, "micro_batch": 0.1, "batch": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +87,9 @@ def sizes(work: Workload) -> dict[str, float]:
 
 
 def slopes(work: Workload, inferred: Sequence[str]) -> dict[str, float]:
-    """The job's values of the covariates: years of software for experts and for all, youth of the chip's software, what was unknown."""
+    """The job's values of the covariates: years of software, youth of the chip's software, what was unknown."""
     year = work.software.year
     return {
-        "moe_year": (year - 2025.5) * bool(work.architecture.moe_layers),
         "year": min(year - 2024, 2.0),
         "young": math.exp(-max(0.0, year - work.device.released)),
         "hours": float(work.measured_hours),

@@ -91,6 +91,8 @@ def describe(values: Mapping[str, Any], find_chip: Callable[[str], Chip], scales
     if soft.year < FLASH_YEAR and dev.generation != "tpu":
         arch = dataclasses.replace(arch, flash=False)
     bits, fine, remarks = precision(row, dev)
+    if "lora" in row.words("model"):
+        remarks = (*remarks, "trains adapters: the estimate is of training all parameters")
     given, words = row.words("precision"), row.words("recompute", "notes", "zero_stage")
     base = Workload(
         architecture=arch,
