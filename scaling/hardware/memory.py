@@ -14,8 +14,8 @@ from importlib import resources
 from scaling.hardware.workload import Workload
 
 # What is fitted to reported peaks (constants.json): name: (prior, spread of its logarithm). Activations are scaled for fragments and temporaries;
-# logits take so many bytes each (16-bit, fp32 and their gradients); libraries and collectives take so many GB.
-PRIORS = {"activations": (1.15, 0.2), "logit_bytes": (9.0, 0.3), "cluster_gb": (3.0, 0.5), "one_chip_gb": (0.3, 0.5)}
+# logits take so many bytes each (16-bit, fp32 and their gradients); libraries, collectives and fragments take that share of the memory in a cluster, so many GB on one chip.
+PRIORS = {"activations": (1.15, 0.2), "logit_bytes": (9.0, 0.3), "cluster_share": (0.05, 0.5), "one_chip_gb": (0.3, 0.5)}
 KEPT_MIDDLE = {"none": 1.0, "selective": 0.8, "some": 0.25}  # share of the feed-forward block's activations kept
 
 
@@ -134,5 +134,5 @@ def memory(work: Workload, fitted: Mapping[str, float] | None = None) -> Memory:
         activations=fitted["activations"] * activations,
         logits=work.micro_tokens * arch.vocab / split * fitted["logit_bytes"] if stages == 1 else 0.0,
         buffers=gathered,
-        overhead=1e9 * fitted["cluster_gb" if work.chips > 1 else "one_chip_gb"],
+        overhead=fitted["cluster_share"] * work.device.memory if work.chips > 1 else 1e9 * fitted["one_chip_gb"],
     )

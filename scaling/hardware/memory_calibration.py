@@ -70,17 +70,19 @@ def _whole(works: list[Workload], peaks: np.ndarray, groups: list[str]) -> np.nd
 
 
 def _columns(works: list[Workload]) -> dict[str, np.ndarray]:
-    unit = {"activations": 1.0, "logit_bytes": 1.0, "cluster_gb": 0.0, "one_chip_gb": 0.0}
+    unit = {"activations": 1.0, "logit_bytes": 1.0, "cluster_share": 0.0, "one_chip_gb": 0.0}
     rows = []
     for work in works:
         parts = memory.memory(work, unit)
         states = parts.weights + parts.gradients + parts.optimizer + parts.buffers
-        rows.append((states / 1e9, parts.activations / 1e9, parts.logits / 1e9, float(work.chips > 1)))
-    return dict(zip(("states", "activations", "logits", "cluster"), np.array(rows).T, strict=True))
+        rows.append(
+            (states / 1e9, parts.activations / 1e9, parts.logits / 1e9, (work.chips > 1) * work.device.memory / 1e9, float(work.chips == 1))
+        )
+    return dict(zip(("states", "activations", "logits", "cluster", "alone"), np.array(rows).T, strict=True))
 
 
 def _peak(c: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-    overhead = c["cluster_gb"] * x["cluster"] + c["one_chip_gb"] * (1 - x["cluster"])
+    overhead = c["cluster_share"] * x["cluster"] + c["one_chip_gb"] * x["alone"]
     return x["states"] + c["activations"] * x["activations"] + c["logit_bytes"] * x["logits"] + overhead
 
 

@@ -13,7 +13,7 @@ from scaling.hardware.memory import PRIORS, activation_bytes_per_layer, local_pa
 from scaling.hardware.software import software
 from scaling.hardware.workload import Layout, Workload
 
-UNIT = {name: 1.0 for name in PRIORS} | {"cluster_gb": 0.0, "one_chip_gb": 0.0}
+UNIT = {name: 1.0 for name in PRIORS} | {"cluster_share": 0.0, "one_chip_gb": 0.0}
 PLAIN = Architecture(24, 6144, 64, 64, 96, 24576, 51200, ffn_matrices=2)
 
 
