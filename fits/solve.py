@@ -32,6 +32,7 @@ STAGES = 24
 AIMS = 4  # numbers of a spring
 DECREMENT = 1e-12  # certified: Newton decrement over objective
 EXACT = 1e-22  # mean objective per row below which a fit is exact and the relative decrement means nothing
+UNROLLED = 16  # parameters up to which a Newton step is unrolled
 SLOT_ROWS = 2**16  # rows times slots worked on at once: fits the cache, and bounds the memory
 
 
@@ -280,6 +281,11 @@ def scaled(hessian: Array) -> tuple[Array, Array]:
 
 
 def _newton_step(gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array]:
+    """The damped step and half its slope, unrolled for few parameters and in loops for many, whose unrolled program takes minutes to compile."""
+    return (_unrolled_step if gradient.shape[-1] <= UNROLLED else _looped_step)(gradient, hessian, damping)
+
+
+def _unrolled_step(gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array]:
     """-(H + damping)^-1 g with H made positive (Gill, Murray & Wright 1981, 4.4.2.2: pivots bounded away from zero), and half |g' step|.
 
     Unrolled over the few parameters, so that every operation runs along the slots.
@@ -306,6 +312,34 @@ def _newton_step(gradient: Array, hessian: Array, damping: Array) -> tuple[Array
         for i in range(j + 1, p):
             step[j] = step[j] - columns[j][:, i - j - 1] * step[i]
     move = jnp.stack(step, axis=1) * scale
+    return move, -0.5 * jnp.sum(move * gradient, axis=1)
+
+
+def _looped_step(gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array]:
+    """The same, column by column in a loop: the program's size does not grow with the parameters."""
+    unit, scale = scaled(hessian)
+    p = unit.shape[-1]
+    index = jnp.arange(p)
+    rest = unit + damping[:, None, None] * jnp.eye(p)[None]
+    bound = jnp.maximum(jnp.max(jnp.abs(rest), axis=(1, 2)), 1.0)
+
+    def eliminate(j: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        rest, right, lowers, pivots = state
+        column = jnp.where(index[None] > j, rest[:, :, j], 0.0)
+        pivot = jnp.maximum(jnp.maximum(jnp.abs(rest[:, j, j]), jnp.max(jnp.abs(column), axis=1) ** 2 / bound), 1e-14)
+        lower = column / pivot[:, None]
+        rest = rest - lower[:, :, None] * column[:, None, :]
+        right = right - lower * right[:, j, None]
+        return rest, right, lowers.at[:, :, j].set(lower), pivots.at[:, j].set(pivot)
+
+    start = (rest, -gradient * scale, jnp.zeros_like(rest), jnp.ones_like(gradient))
+    _, solved, lowers, pivots = jax.lax.fori_loop(0, p, eliminate, start)
+
+    def substitute(k: Array, step: Array) -> Array:
+        j = p - 1 - k
+        return step.at[:, j].add(-jnp.sum(lowers[:, :, j] * step, axis=1))
+
+    move = jax.lax.fori_loop(0, p, substitute, solved / pivots) * scale
     return move, -0.5 * jnp.sum(move * gradient, axis=1)
 
 

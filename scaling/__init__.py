@@ -1,8 +1,8 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, train_on_hosts, evaluate, Plan, sweep), penalties
-(compute_penalty, penalties), chips (chip, chips, export_control, utilisation), InputError, and the package `diffusion`. They load on first
-use, so that asking for a penalty does not import Flax.
+(compute_penalty, penalties), hardware (chip, chips, export_control, estimate_training, utilisation), InputError, and the package `diffusion`.
+They load on first use, so that asking for a penalty does not import Flax.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scaling.errors import InputError as InputError
     from scaling.finished import evaluate as evaluate
     from scaling.hardware.chips import Chip as Chip
+    from scaling.hardware.estimate import Estimate as Estimate
+    from scaling.hardware.estimate import estimate_training as estimate_training
     from scaling.hardware.export_rules import Verdict as Verdict
     from scaling.hardware.export_rules import export_control as export_control
     from scaling.hardware.library import chip as chip
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 _HOME = {
     "InputError": "scaling.errors",
     "Chip": "scaling.hardware.chips",
+    "Estimate": "scaling.hardware.estimate",
+    "estimate_training": "scaling.hardware.estimate",
     "chip": "scaling.hardware.library",
     "chips": "scaling.hardware.library",
     "Verdict": "scaling.hardware.export_rules",

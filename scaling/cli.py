@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from scaling import chips_command, curves_command, data_command, fit_command, output, plan_command, runs_command, sweep_command
+from scaling import (
+    chips_command,
+    curves_command,
+    data_command,
+    estimate_command,
+    fit_command,
+    output,
+    plan_command,
+    runs_command,
+    sweep_command,
+)
 from scaling.output import Json
 from scaling.sweep_command import Workers
 
@@ -26,6 +36,7 @@ app.add_typer(data_command.data, name="data")
 app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
+app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
