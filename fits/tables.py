@@ -114,16 +114,25 @@ def _csv(path: Path, ending: str, text: Sequence[str]) -> pd.DataFrame:
 
 def _jsonl(path: Path) -> pd.DataFrame:
     chunks, rows, lines = [], [], []
-    with path.open(encoding="utf-8") as file:
+    offset = 0
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            rows.append(_json_object(line, number, path))
-            lines.append(number)
+            if line.strip():
+                rows.append(_json_object(_text(line, offset, path), number, path))
+                lines.append(number)
+            offset += len(line)
             if len(rows) == CHUNK:
                 chunks.append(pd.DataFrame(rows, index=lines))
                 rows, lines = [], []
     return pd.concat([*chunks, pd.DataFrame(rows, index=lines)] if rows else chunks)
+
+
+def _text(line: bytes, offset: int, path: Path) -> str:
+    """A line that begins at byte `offset` of the file, as text."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte offset {offset + error.start})") from error
 
 
 def _json_object(line: str, number: int, path: Path) -> dict[str, object]:

@@ -142,14 +142,15 @@ def _of_object(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _of_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
+    number = offset = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"line {number}", json.loads(line)
+                    yield f"line {number}", json.loads(line.decode("utf-8"))
+                offset += len(line)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (after line {number})") from error
+        raise InputError(f"{path}: line {number}: not UTF-8 text (byte offset {offset + error.start})") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: line {number}: cannot be read as JSON: {error}") from error
 

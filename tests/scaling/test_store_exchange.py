@@ -115,6 +115,15 @@ def test_an_import_with_a_bad_run_takes_in_none(store, tmp_path, text, says):
     assert not (tmp_path / "new.sqlite").exists()
 
 
+def test_text_that_is_not_utf_8_is_named_by_its_byte(tmp_path):
+    line = json.dumps(made().as_dict()).encode() + b"\n"
+    text = line * 20 + line.replace(b"dense", b"d\xffnse", 1)
+    (tmp_path / "runs.jsonl").write_bytes(text)
+    for read in (lambda path: import_runs(path, tmp_path / "new.sqlite"), fits.read_runs):
+        with pytest.raises(InputError, match=rf"not UTF-8 text \(byte offset {text.index(255)}\)"):
+            read(tmp_path / "runs.jsonl")
+
+
 def test_merged_stores_hold_every_run_once_and_what_is_further_wins(store, tmp_path):
     with Store(tmp_path / "other.sqlite") as other:
         for seed in (2, 3, 5, 7, 8):  # two that are there, a planned, a failed and a new one
