@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -41,7 +42,8 @@ def tiny(count: int, first: int = 0) -> dict[str, Any]:
 def overhead(folder: Path, count: int = 40) -> None:
     """What an engine adds to a run, and what it takes to start: from a sweep of `count` runs and one of a fifth of them."""
     print(f"overhead: {count} runs of {TINY['tokens']} tokens, width {TINY['width']}, warm cache; {cores()} workers (process: one)")
-    print("| engine | training a run, ms | beyond it a run, ms | until the first run, s |\n|---|---|---|---|")
+    print("| engine | training a run, ms | beyond it a run, ms | until the first run, s | CPU time a run, training included, ms |")
+    print("|---|---|---|---|---|")
     for engine in ("process", "local", "ray"):
         workers = 1 if engine == "process" else cores()
         _timed(engine, tiny(workers), folder / f"{engine}-warm.sqlite")
@@ -49,18 +51,21 @@ def overhead(folder: Path, count: int = 40) -> None:
         a_run = (many["wall"] - few["wall"]) / (count - count // 5) * workers  # of a worker's time
         trained = (many["train"] - few["train"]) / (count - count // 5)
         start = few["wall"] - a_run * (count // 5) / workers
-        print(f"| {engine} | {trained * 1e3:.0f} | {(a_run - trained) * 1e3:.0f} | {start:.1f} |", flush=True)
+        # What Ray starts is not this process's to account for.
+        cpu = "" if engine == "ray" else f"{(many['cpu'] - few['cpu']) / (count - count // 5) * 1e3:.0f}"
+        print(f"| {engine} | {trained * 1e3:.0f} | {(a_run - trained) * 1e3:.0f} | {start:.1f} | {cpu} |", flush=True)
 
 
 def _timed(engine: str, plan: dict[str, Any], store: Path) -> dict[str, float]:
-    """Wall and training seconds of a sweep in a process of its own, imports and the engine's start counted."""
+    """Wall, CPU and training seconds of a sweep in a process of its own, imports and the engine's start counted."""
     code = f"from scaling import sweep; sweep({plan!r}, {str(store)!r}, {engine!r})"
     if engine == "process":
         code = f"from scaling.paths import use_compilation_cache; use_compilation_cache(); {code}"
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | worker_environment())
-    wall = time.perf_counter() - started
-    return {"wall": wall, "train": sum(record["train_seconds"] for record in Store(store).records())}
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu, "train": sum(record["train_seconds"] for record in Store(store).records())}
 
 
 def demo(folder: Path) -> None:

@@ -22,7 +22,8 @@ from scaling.plan import Job
 from scaling.run import RunRecord
 
 PASSED_ON = ("ISOLOSS_CACHE", "JAX_PLATFORMS")  # where this process has them in its environment
-AHEAD = 1  # runs that wait in Ray's queue, so that no worker waits for the next
+AHEAD = 2  # times as many runs are given to Ray as it can make at once, so that no worker waits: Ray ends those that do, with what they compiled
+IDLE_MS = 600_000  # of a cluster that is started here: how long a worker may wait
 REPORT_SECONDS = 1.0
 
 
@@ -36,6 +37,7 @@ def run_on_ray(jobs: Sequence[Job], ids: dict[Job, str], listener: Listener, set
 def cluster(address: str | None) -> Generator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or to one that is started here; one that there is already is used."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_MS))
     import ray
 
     if ray.is_initialized():
@@ -152,7 +154,7 @@ class _Round:
             )
 
     def _submit(self) -> None:
-        room = max(1, self._slots() + AHEAD * (self._settings.workers is None)) - len(self._tasks)
+        room = max(1, self._slots() * (AHEAD if self._settings.workers is None else 1)) - len(self._tasks)
         while self._left and room > 0:
             job = self._left.pop(0)
             if not self._listener.claimed(job):
