@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 import models
 from models.memory import Memory, available_memory, check_memory
-from scaling import step
+from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
 from scaling.finished import save_model
 from scaling.run import RunConfig, RunRecord, run_id, unique_tokens
-from scaling.training import Job, Progress, Run, hyper, prepare
+from scaling.training import Job, Progress, Run, hyper, prepare, routers_from
 
 
 def train_horizons(
@@ -60,7 +60,7 @@ def train_horizons(
         if own is not longest:
             first = branch_point(own)
             count.advance(trunk, first)
-            run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), list(trunk.losses))
+            run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), checkpoints.Past(list(trunk.losses)))
         count.advance(run, own.steps)
         shared = models.training_flops(own.model).training * (own.steps - first) * own.sequences * own.model.context
         record = run.record(compile_seconds=compile_seconds if own is longest else 0.0, flops_shared=shared)
@@ -96,7 +96,7 @@ def branch_point(config: RunConfig) -> int:
     For an MoE model no later than nine tenths of the run: over the last tenth its record averages what the routers did.
     """
     first = config.steps - max(1, config.decay_steps)
-    return min(first, config.steps * 9 // 10) if config.model.is_moe else first
+    return min(first, routers_from(config)) if config.model.is_moe else first
 
 
 def _check_distinct(configs: Sequence[RunConfig]) -> None:

@@ -24,11 +24,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models.memory import Memory, available_memory, check_memory
 from models.sharding import data_mesh
-from scaling import step
+from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
 from scaling.run import RunConfig, RunRecord, run_id
-from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, sequence_order, train
+from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, routers_from, sequence_order, summed, train
 
 # What members may differ in. All else decides what is compiled, or how many steps and tokens there are.
 OWN = (
@@ -110,7 +110,7 @@ class Ensemble:
         lowered = train_members.lower(static, devices, self.states, self._data, self._hypers, jnp.int32(1))
         self._compiled = lowered.compile()
         self.losses: list[np.ndarray] = []  # of each call: loss and gradient norm, (members, steps, 2)
-        self.routers: list[step.Metrics] = []  # of calls in the last tenth: rows (members, steps, ...)
+        self.routers: list[step.Metrics] = []  # one, the members' sums over the steps from `routers_from` on; none before
         self.seconds, self.done = 0.0, 0
 
     def advance(self, stop: int, progress: Progress | None = None) -> None:
@@ -128,24 +128,23 @@ class Ensemble:
 
     def _remember(self, metrics: step.Metrics, count: int) -> None:
         config = self.jobs[0].config
+        late = max(0, routers_from(config) - self.done)
         self.losses.append(np.stack([metrics.loss, metrics.gradient_norm], axis=-1)[:, :count])
-        late = max(0, config.steps * 9 // 10 - self.done)
         if config.model.is_moe and late < count:
-            self.routers.append(jax.tree.map(lambda rows: np.asarray(rows)[:, late:count], metrics))
+            self.routers = summed(self.routers, jax.tree.map(lambda rows: np.asarray(rows).swapaxes(0, 1)[late:count], metrics))
         self.done += count
 
     def runs(self) -> list[Run]:
         """The members as runs by themselves."""
         losses, states = np.concatenate(self.losses, axis=1), jax.device_get(self.states)
-        late = jax.tree.map(lambda *calls: np.concatenate(calls, axis=1).mean(axis=1), *self.routers) if self.routers else None
-        return [self._run(place, losses[place], *_member(place, (states, late))) for place in range(len(self.jobs))]
+        return [self._run(place, losses[place], *_member(place, (states, self.routers))) for place in range(len(self.jobs))]
 
-    def _run(self, place: int, losses: np.ndarray, state: step.TrainState, late: step.Metrics | None) -> Run:
+    def _run(self, place: int, losses: np.ndarray, state: step.TrainState, routers: list[step.Metrics]) -> Run:
         diverged_at = int(state.diverged_at)
         history = losses if diverged_at < 0 else losses[: diverged_at + 1]
-        run = Run(self.jobs[place], self._compiled, jax.tree.map(jnp.asarray, state), history.tolist())
-        run.seconds, run.timed_steps = self.seconds / len(self.jobs), self.done
-        run.routers = [] if late is None else [late]
+        past = checkpoints.Past(history.tolist(), seconds=self.seconds / len(self.jobs), timed_steps=self.done)
+        run = Run(self.jobs[place], self._compiled, jax.tree.map(jnp.asarray, state), past)
+        run.routers = routers
         return run
 
 

@@ -18,7 +18,7 @@ from scaling.optimizers import OPTIMIZERS
 from scaling.schedules import SCHEDULES
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3  # 3: routers' means are over exactly the last tenth of the steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class RunRecord:
     `flops_realised` adds what the count leaves out: padding of experts' rows and recomputed blocks. `flops_shared` is what a run cost that
     set out from another run's trunk (`scaling.train_horizons`). A distilled run's teacher cost `teacher_training_flops` once and
     `teacher_forward_flops` for the tokens of this run. `routers` holds per layer the experts' load (shares), the router's entropy
-    (nats) and the share of dropped choices, means over the last tenth of the steps.
+    (nats) and the share of dropped choices, means over the steps from nine tenths of the run on.
     """
 
     run_id: str

@@ -58,13 +58,13 @@ def train(
     job = prepare(config, devices, layout)
     started = time.perf_counter()
     state = step.initialise(job.static, jnp.int32(config.seed))
-    history: list[list[float]] = []
+    past = checkpoints.Past()
     if checkpoint:
-        state, history = checkpoints.restore(checkpoint, job.id, state)
+        state, past = checkpoints.restore(checkpoint, job.id, state)
     compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - started
 
-    run = Run(job, compiled, state, history)
+    run = Run(job, compiled, state, past)
     run.advance(config.steps, checkpoint=checkpoint, checkpoint_every=checkpoint_every, progress=progress)
     record = run.record(compile_seconds=compile_seconds)
     if save:
@@ -159,12 +159,13 @@ def _teacher(config: RunConfig) -> Finished | None:
 class Run:
     """A run under way: its state on the device, and what its steps measured so far."""
 
-    def __init__(self, job: Job, compiled: Callable[..., Any], state: step.TrainState, history: list[list[float]] | None = None):
+    def __init__(self, job: Job, compiled: Callable[..., Any], state: step.TrainState, past: checkpoints.Past | None = None):
+        past = past or checkpoints.Past()
         self.job, self.state = job, state
         self._compiled = compiled
-        self.losses: list[list[float]] = history or []  # loss and gradient norm of each step
-        self.routers: list[step.Metrics] = []  # means over calls in the last tenth of the steps
-        self.seconds, self.timed_steps = 0.0, 0
+        self.losses = past.curve  # loss and gradient norm of each step
+        self.routers = [_metrics(row) for row in past.routers]  # one, the sum over steps from `routers_from` on; none before
+        self.seconds, self.timed_steps = past.seconds, past.timed_steps
 
     @property
     def done(self) -> int:
@@ -180,27 +181,30 @@ class Run:
     ) -> None:
         """Trains up to step `stop`, or until the run diverges."""
         config = self.job.config
-        started, first = time.perf_counter(), self.done
         while self.done < stop:
-            until = min(self.done + step.STEPS_PER_CALL, stop)
+            started, first = time.perf_counter(), self.done
+            until = min(first + step.STEPS_PER_CALL, stop)
             if checkpoint:
-                until = min(until, (self.done // checkpoint_every + 1) * checkpoint_every)
-            count = until - self.done
-            self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(count))
-            self._remember(metrics, count)  # waits for the call, whose own loop is long
+                until = min(until, (first // checkpoint_every + 1) * checkpoint_every)
+            self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(until - first))
+            self._remember(metrics, until - first)  # waits for the call, whose own loop is long
+            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + until - first
             if self.diverged_at is not None:
                 break
             if checkpoint and self.done % checkpoint_every == 0:
-                checkpoints.save(checkpoint, self.job.id, self.state, self.losses)
+                checkpoints.save(checkpoint, self.job.id, self.state, self._past())
             if progress:
                 progress(self.done, config.steps)
-        self.seconds += time.perf_counter() - started
-        self.timed_steps += self.done - first
+
+    def _past(self) -> checkpoints.Past:
+        routers = [[np.asarray(part).tolist() for part in row] for row in self.routers]
+        return checkpoints.Past(self.losses, routers, self.seconds, self.timed_steps)
 
     def _remember(self, metrics: step.Metrics, count: int) -> None:
+        late = max(0, routers_from(self.job.config) - self.done)
+        if self.job.config.model.is_moe and late < count:
+            self.routers = summed(self.routers, jax.tree.map(lambda rows: np.asarray(rows)[late:count], metrics))
         self.losses.extend(np.stack([metrics.loss[:count], metrics.gradient_norm[:count]], axis=1).tolist())
-        if self.job.config.model.is_moe and self.done > 0.9 * self.job.config.steps:
-            self.routers.append(jax.tree.map(lambda rows: np.asarray(rows)[:count].mean(axis=0), metrics))
 
     def record(self, *, compile_seconds: float, flops_shared: float | None = None) -> RunRecord:
         """The record of the run as it stands: evaluated if it reached its horizon."""
@@ -239,11 +243,27 @@ class Run:
     def _router_summary(self) -> list[dict[str, Any]] | None:
         if not self.routers:
             return None
-        mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *self.routers)
+        mean = jax.tree.map(lambda rows: rows / (self.done - routers_from(self.job.config)), self.routers[0])
         return [
             {"load": load.tolist(), "entropy": float(entropy), "dropped": float(dropped)}
             for load, entropy, dropped in zip(mean.load_LE, mean.entropy_L, mean.dropped_L, strict=True)
         ]
+
+
+def _metrics(row: list[Any]) -> step.Metrics:
+    parts: list[Any] = [np.asarray(part, np.float64) for part in row]
+    return step.Metrics(*parts)
+
+
+def routers_from(config: RunConfig) -> int:
+    """The step from which on the record averages what routers did: it begins the last tenth of the run."""
+    return config.steps * 9 // 10
+
+
+def summed(before: list[step.Metrics], rows: step.Metrics) -> list[step.Metrics]:
+    """[the sum of `before` and of all rows], one row after another in float64: the same bits however the steps fell into calls."""
+    parts = [jax.tree.map(lambda x: np.asarray(x, np.float64)[None], one) for one in before] + [rows]
+    return [jax.tree.map(lambda *each: np.add.accumulate(np.concatenate(each), dtype=np.float64)[-1], *parts)]
 
 
 def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:
