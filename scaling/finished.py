@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,29 @@ class Finished:
         return self.config.model
 
 
+def check_save(folder: str | Path, checkpoint: str | Path | None = None) -> None:
+    """InputError unless a model may be written to `folder`: a new or empty one, or that of a finished run, whose place it takes.
+
+    Whatever else is there would be deleted; so would `checkpoint`, the folder of a run's checkpoints, within it.
+    """
+    path = Path(folder).resolve()
+    kept = None if checkpoint is None else Path(checkpoint).resolve()
+    if kept is not None and (path == kept or path in kept.parents or kept in path.parents):
+        raise InputError(f"save {folder}: overlaps with the folder of checkpoints {checkpoint}; choose two that lie apart")
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"save {folder}: {there} is not a folder that can be written to; choose another")
+    if there == path and any(path.iterdir()):
+        try:
+            _record(path)
+        except InputError as error:
+            raise InputError(
+                f"save {folder}: has files and is not the folder of a finished run; they would be deleted, choose a new folder"
+            ) from error
+
+
 def save_model(folder: str | Path, state: step.TrainState, record: RunRecord) -> None:
-    """Writes the model to `folder`, in place of one that is there."""
+    """Writes the model to `folder`, in place of whatever is there (`check_save`)."""
     metadata: Any = {"record": record.as_dict()}
     ocp.save(str(Path(folder).resolve()), jax.tree.leaves((state.params, state.router)), custom_metadata=metadata, overwrite=True)
 

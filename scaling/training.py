@@ -30,7 +30,7 @@ from scaling import checkpoints, evaluation, step
 from scaling.data.corpora import Corpus, load_corpus
 from scaling.devices import device_name, threads
 from scaling.errors import InputError
-from scaling.finished import Finished, load_model, save_model, static_of
+from scaling.finished import Finished, check_save, load_model, save_model, static_of
 from scaling.run import NUMERICS_VERSION, RunConfig, RunRecord, run_id, unique_tokens
 
 CURVE_POINTS = 32  # of the training curve kept in the record
@@ -53,8 +53,11 @@ def train(
     With `checkpoint` (a folder) the state is saved there every `checkpoint_every` steps and a later call carries on from
     the newest one, to the same bits as a run that was never interrupted. The micro-batches of a step are shared out over as many
     of the `devices` (default: all that JAX has) as divide them; a `layout` (`models.sharding`) splits weights too. Of several processes
-    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in.
+    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in: a new or empty one, or
+    that of a finished run, which is replaced; InputError, before anything starts, for any other.
     """
+    if save is not None:
+        check_save(save, checkpoint)
     job = prepare(config, devices, layout)
     started = time.perf_counter()
     state = step.initialise(job.static, jnp.int32(config.seed))
@@ -67,7 +70,7 @@ def train(
     run = Run(job, compiled, state, past)
     run.advance(config.steps, checkpoint=checkpoint, checkpoint_every=checkpoint_every, progress=progress)
     record = run.record(compile_seconds=compile_seconds)
-    if save:
+    if save is not None:
         save_model(save, run.state, record)
     return record
 

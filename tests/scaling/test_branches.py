@@ -20,7 +20,7 @@ from scaling.errors import InputError
 from scaling.finished import load_model
 from scaling.run import RunConfig
 from scaling.schedules import learning_rate
-from scaling.training import hyper, train
+from scaling.training import hyper, prepare, train
 
 SHAPE = models.ladder(16, context=32)
 STEP = 2 * 32  # tokens
@@ -116,6 +116,17 @@ def test_horizons_that_share_no_trunk_are_refused(text_folder, fields, horizons,
     with pytest.raises(InputError, match=says) as caught:
         train_horizons(config(text_folder, **fields), horizons)
     assert "\n" not in str(caught.value)
+
+
+def test_horizons_leave_other_folders_alone(text_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for save in (tmp_path / "file", tmp_path / "models"):
+        if save.name == "models":  # what a branch would be called is known before it is trained
+            job = prepare(branch_config(config(text_folder), HORIZONS[0]))
+            (save / job.id).mkdir(parents=True)
+            (save / job.id / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match="save"):
+            train_horizons(config(text_folder), HORIZONS, save=save, progress=lambda done, steps: pytest.fail("training has begun"))
 
 
 def test_the_least_horizon_that_is_named_is_enough(text_folder):

@@ -23,7 +23,7 @@ from models.config import ConfigError
 from scaling import step
 from scaling.data.corpora import load_corpus
 from scaling.errors import InputError
-from scaling.finished import evaluate, load_model, save_model, static_of
+from scaling.finished import check_save, evaluate, load_model, save_model, static_of
 from scaling.run import RunConfig, RunRecord
 from scaling.training import identity, prepare, train
 
@@ -96,9 +96,37 @@ def test_a_saved_model_has_the_loss_of_its_record_bit_for_bit(teacher):
 
 def test_a_later_run_takes_the_folder_over(teacher, text_folder, tmp_path):
     record = teacher[1]
+    check_save(teacher[0])
     leave(tmp_path / "model", config(text_folder), record, run_id="first")
     leave(tmp_path / "model", config(text_folder), record, run_id="second")
     assert load_model(tmp_path / "model").record["run_id"] == "second"
+
+
+def test_a_folder_of_other_things_is_neither_trained_for_nor_touched(text_folder, tmp_path, monkeypatch):
+    def prepared(*_: Any) -> None:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("scaling.training.prepare", prepared)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for folder, says in (
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file" / "model", "is not a folder"),
+        (tmp_path / "full", "they would be deleted, choose a new folder"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            train(config(text_folder), save=folder)
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for save, checkpoint in (("a", "a"), ("a", "a/b"), ("a/b", "a")):
+        with pytest.raises(InputError, match="two that lie apart"):
+            train(config(text_folder), save=tmp_path / save, checkpoint=tmp_path / checkpoint)
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    for folder in (tmp_path / "empty", tmp_path / "new" / "model", tmp_path / "full" / "model"):
+        with pytest.raises(AssertionError, match="training has begun"):
+            train(config(text_folder), save=folder)
 
 
 def test_a_model_is_judged_on_its_own_corpus_though_the_files_have_changed(teacher, text_folder, tmp_path):
