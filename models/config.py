@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.fields import check_fields, is_whole
+
 HEAD_WIDTH = 16  # of the ladder; small, so that narrow models keep several heads
 
 POSITIONS = ("rope", "learned", "none")
@@ -67,6 +69,7 @@ class ModelConfig:
     capacity_factor: float = 1.25
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
         for name in ("layers", "width", "heads", "context"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.vocab_size >= 2, f"vocab_size must be at least 2, got {self.vocab_size}")
@@ -158,9 +161,13 @@ def ladder(width: int, **overrides: object) -> ModelConfig:
     published optimum: at 16 to 128 of width it keeps width / layers between 8 and 32. RoPE's base is the context: the usual
     10,000 leaves most of a narrow head's few frequencies almost still within a short context.
     """
-    _require(width % HEAD_WIDTH == 0 and width > 0, f"the ladder's widths are multiples of {HEAD_WIDTH}, got {width}")
+    _require(is_whole(width) and width % HEAD_WIDTH == 0 and width > 0, f"the ladder's widths are multiples of {HEAD_WIDTH}, got {width!r}")
+    unknown = overrides.keys() - {field.name for field in dataclasses.fields(ModelConfig)}
+    _require(not unknown, f"a model has no {', '.join(sorted(unknown))}; its fields are those of ModelConfig")
     fields: dict = {"layers": max(2, round(width / 32)), "width": width, "heads": width // HEAD_WIDTH} | overrides
-    fields.setdefault("rope_base", float(fields.get("context", ModelConfig.context)))
+    context = fields.get("context", ModelConfig.context)
+    if is_whole(context):  # else `ModelConfig` says what is wrong with it
+        fields.setdefault("rope_base", float(context))
     return ModelConfig(**fields)
 
 

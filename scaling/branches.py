@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import models
+from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
 from scaling import checkpoints, step
 from scaling.devices import threads
@@ -80,6 +81,8 @@ def branch_config(config: RunConfig, tokens: int) -> RunConfig:
     """
     if config.schedule != "wsd":
         raise InputError(f"horizons: schedule = {config.schedule!r} shares no trunk, because its rate depends on the horizon; use 'wsd'")
+    if not is_whole(tokens):
+        raise InputError(f"horizons: tokens are whole numbers, got {tokens!r}")
     if tokens > config.tokens:
         raise InputError(f"horizons: {tokens} tokens exceed the trunk's, tokens = {config.tokens}; give the longest run as config")
     steps, warm = tokens // (config.sequences * config.model.context), config.warmup_steps

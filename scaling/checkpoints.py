@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from models.fields import is_whole
 from scaling.errors import InputError
+from scaling.paths import check_folder
 
 State = TypeVar("State")
 KEEP = 2
@@ -23,6 +25,14 @@ class Past:
     routers: list[list[Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     timed_steps: int = 0
+
+
+def check(folder: str | Path | None, every: int) -> None:
+    """InputError unless checkpoints can be left in `folder` every so many steps."""
+    if not is_whole(every) or every < 1:
+        raise InputError(f"checkpoint_every must be a positive whole number of steps, got {every!r}")
+    if folder is not None:
+        check_folder(folder, "checkpoint")
 
 
 def save(folder: str | Path, run: str, state: State, past: Past) -> None:

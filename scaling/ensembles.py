@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
 from models.sharding import data_mesh
 from scaling import checkpoints, step
@@ -177,7 +178,7 @@ def _check_field(prefix: str, place: int, own: Any, first: Any) -> None:
 def member_jobs(configs: Sequence[RunConfig], devices: int | None) -> tuple[list[Job], int]:
     """A job for each member, and on how many devices they are trained: the most, up to `devices`, that divide them evenly."""
     first, members, there = configs[0], len(configs), jax.device_count()
-    if devices is not None and not 1 <= devices <= there:
+    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
         raise InputError(f"devices = {devices}: JAX has {there}")
     shared = max(part for part in range(1, (devices or there) + 1) if members % part == 0)
     job = prepare(first, devices=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from models.config import ConfigError, ModelConfig
+from models.fields import is_whole
 from models.precision import policy, quantised_params
 from models.sharding import Layout
 from scaling import evaluation, step
 from scaling.data.corpora import load_corpus
 from scaling.errors import InputError
+from scaling.paths import check_folder
 from scaling.run import RunConfig, RunRecord
 
 
@@ -46,10 +47,8 @@ def check_save(folder: str | Path, checkpoint: str | Path | None = None) -> None
     kept = None if checkpoint is None else Path(checkpoint).resolve()
     if kept is not None and (path == kept or path in kept.parents or kept in path.parents):
         raise InputError(f"save {folder}: overlaps with the folder of checkpoints {checkpoint}; choose two that lie apart")
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise InputError(f"save {folder}: {there} is not a folder that can be written to; choose another")
-    if there == path and any(path.iterdir()):
+    check_folder(folder, "save")
+    if path.exists() and any(path.iterdir()):
         try:
             _record(path)
         except InputError as error:
@@ -114,8 +113,10 @@ def evaluate(
     """{loss, loss_se} of a finished run's model on its corpus, in its own number format or after post-training quantisation to another.
 
     Nats per token over about `tokens` validation tokens (default: as many as the run's own, and then the same). With `weights_only`
-    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format.
+    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format or fewer than one token.
     """
+    if tokens is not None and (not is_whole(tokens) or tokens < 1):
+        raise InputError(f"evaluate: tokens must be a positive whole number, got {tokens!r}")
     finished = load_model(folder)
     config, params = finished.config, finished.params
     if precision is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from models.accounting import REMAT
 from models.config import ModelConfig
+from models.fields import check_fields
 from models.precision import policy
 from scaling import recipe
 from scaling.data.corpora import Corpus
@@ -63,11 +64,10 @@ class RunConfig:
     kernels: bool = False
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
+        check_fields(self, InputError, "run: ")
+        _require(0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
         for name in ("tokens", "micro_batch", "epochs", "validation_tokens"):
-            _require(
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
-            )
+            _require(getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name)
         policy(self.precision)
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("remat", REMAT)):
             _require(getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", self, name)
@@ -75,12 +75,12 @@ class RunConfig:
             _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)
         _require(self.warmup + self.decay <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
         for name in ("weight_decay", "balance_loss", "z_loss", "bias_rate"):
-            _require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
+            _require(getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
         _require(0 <= self.distill_weight <= 1, "distill_weight is a share of the loss, 0 to 1", self, "distill_weight")
-        _require(math.isfinite(self.temperature) and self.temperature > 0, "temperature must be positive", self, "temperature")
+        _require(self.temperature > 0, "temperature must be positive", self, "temperature")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", recipe.learning_rate(self.tokens))
-        _require(math.isfinite(self.peak) and self.peak > 0, "learning_rate must be positive", self, "learning_rate")
+        _require(self.peak > 0, "learning_rate must be positive", self, "learning_rate")
         if self.batch is None:
             object.__setattr__(self, "batch", recipe.batch_sequences(self.tokens, self.model.context))
         _require(self.sequences >= 1, "batch must be at least 1", self, "batch")

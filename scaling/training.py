@@ -22,6 +22,7 @@ from models import kernels
 from models.accounting import recompute_flops
 from models.config import ModelConfig
 from models.expert_rows import expert_rows
+from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory, peak_memory, predict_memory
 from models.precision import check_native, policy
 from models.sharding import Layout, check_layout, placed
@@ -56,6 +57,7 @@ def train(
     (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in: a new or empty one, or
     that of a finished run, which is replaced; InputError, before anything starts, for any other.
     """
+    checkpoints.check(checkpoint, checkpoint_every)
     if save is not None:
         check_save(save, checkpoint)
     job = prepare(config, devices, layout)
@@ -139,7 +141,7 @@ def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teache
 def _shared_over(config: RunConfig, devices: int | None) -> int:
     """On how many devices: the most, up to `devices`, that divide a step's micro-batches evenly."""
     there = jax.device_count()
-    if devices is not None and not 1 <= devices <= there:
+    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
         raise InputError(f"devices = {devices}: JAX has {there}; scaling.one_device_per_core() before its first use makes one of each core")
     return max(part for part in range(1, (devices or there) + 1) if config.micro_batches % part == 0)
 

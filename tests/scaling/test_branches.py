@@ -110,6 +110,7 @@ def test_a_diverged_trunk_is_recorded_at_every_horizon(text_folder):
         ({"tokens": 4000 * STEP}, [500 * STEP], "at least 572 are needed"),
         ({}, [299 * STEP], "at least 300 are needed"),
         ({}, [0], "too few"),
+        ({}, [320.5 * STEP], "whole numbers, got 20512.0"),
     ],
 )
 def test_horizons_that_share_no_trunk_are_refused(text_folder, fields, horizons, says):

@@ -293,6 +293,12 @@ def test_a_model_trained_with_kernels_is_read_where_there_are_none(teacher, text
         evaluate(folder)
 
 
+@pytest.mark.parametrize("tokens", [-5, 0, 1.5, True, "many"])
+def test_a_number_of_tokens_that_is_none_is_refused(teacher, tokens):
+    with pytest.raises(InputError, match="tokens must be a positive whole number"):
+        evaluate(teacher[0], tokens=tokens)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "excess"), [("w8a8c8", 0.01), ("bf16", 0.01), ("int8", 0.02), ("fp8", 0.05)])
 def test_formats_of_eight_bits_and_more_cost_little(teacher, precision, excess):

@@ -215,6 +215,31 @@ def test_impossible_runs_are_refused(text_folder, fields, says):
         train(config(text_folder, **fields))
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"checkpoint_every": 0}, "checkpoint_every must be a positive whole number of steps, got 0"),
+        ({"checkpoint_every": -5}, "got -5"),
+        ({"checkpoint_every": 2.5}, "got 2.5"),
+        ({"devices": 2.0}, "devices = 2.0"),
+        ({"devices": 0}, "devices = 0"),
+    ],
+)
+def test_options_that_are_no_counts_are_refused(text_folder, tmp_path, options, says):
+    with pytest.raises(InputError, match=says):
+        train(config(text_folder), checkpoint=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_need_a_folder(text_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="is not a folder") as caught:
+            train(config(text_folder), checkpoint=place)
+        assert str(place) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_one_compilation_serves_all_learning_rates_and_batches(text_folder):
     jax.clear_caches()
