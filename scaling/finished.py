@@ -70,7 +70,7 @@ def load_model(folder: str | Path) -> Finished:
         raise InputError(f"model {folder}: run {record['run_id']} {record['status']} ({record['reason']}); it left no trained model")
     try:
         config = RunConfig.from_dict(record["config"])
-    except TypeError as error:  # a field that this version does not have, or does not have yet
+    except (TypeError, InputError, ConfigError) as error:  # a field that this version does not have, does not have yet, or refuses
         raise InputError(f"model {folder}: made by another version of isoloss, {record['versions']['isoloss']} ({error})") from error
     plain = static_of(dataclasses.replace(config, kernels=False))  # weights are the same with kernels, which may not be had here
     start = jax.eval_shape(lambda: step.initialise(plain, jnp.int32(0)))

@@ -13,7 +13,7 @@ import models
 from models.config import ConfigError, ModelConfig
 from scaling import recipe
 from scaling.errors import InputError
-from scaling.run import RunConfig
+from scaling.run import RunConfig, applicable, without_effect
 from scaling.toml_files import PositiveFloat, PositiveInt, Strict, read_toml, validated
 
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
@@ -81,7 +81,7 @@ TRAIN_KEYS = ("precision", "schedule", "optimizer", "teacher", "learning_rate", 
 
 
 class Train(Strict):
-    """Fields of `scaling.RunConfig` that all runs share, and the seeds."""
+    """Fields of `scaling.RunConfig` that all runs share, and the seeds. An arm is not given those that would change nothing in it."""
 
     precision: str = "fp32"
     schedule: str = "wsd"
@@ -155,16 +155,24 @@ class Plan(Strict):
             for budget in sorted({*self.budgets.flops, *self.budgets.holdout}):
                 if arm.budgets is None or budget in arm.budgets:
                     jobs.extend(self._cell(arm, budget))
+        self._check_heeded([job.config for job in jobs])
         return jobs
+
+    def _check_heeded(self, configs: list[RunConfig]) -> None:
+        """An arm may not heed a key of [train]; InputError where no arm does."""
+        idle = [without_effect(config.model, config.schedule, config.teacher) for config in configs]
+        for key, value in self.train.model_dump(exclude={"seeds"}, exclude_none=True).items():
+            if value != getattr(RunConfig, key) and all(key in names for names in idle):
+                raise InputError(f"train.{key} = {value!r}: changes nothing in any arm without {idle[0][key]}")
 
     def _cell(self, arm: Arm, budget: float) -> list[Job]:
         holdout = budget in self.budgets.holdout
         shared = self.train.model_dump(exclude={"seeds"}, exclude_none=True)
-        shared |= {key: value for key in TRAIN_KEYS if (value := getattr(arm, key)) is not None}
+        own = {key: value for key in TRAIN_KEYS if (value := getattr(arm, key)) is not None}
         try:
             shapes = self._shapes(arm, budget, holdout)
             return [
-                Job(RunConfig(shape, tokens, self.corpus, seed=seed, arm=arm.name, **shared), budget, holdout)
+                Job(RunConfig(shape, tokens, self.corpus, seed=seed, arm=arm.name, **applicable(shape, shared, own)), budget, holdout)
                 for shape, tokens in shapes
                 for seed in self.train.seeds
             ]

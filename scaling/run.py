@@ -19,7 +19,7 @@ from scaling.optimizers import OPTIMIZERS
 from scaling.schedules import SCHEDULES
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
-NUMERICS_VERSION = 3  # 3: routers' means are over exactly the last tenth of the steps
+NUMERICS_VERSION = 3  # 3: routers' means are over exactly the last tenth of the steps; `emulate` is no part of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class RunConfig:
     `teacher` is the folder of a finished run (`scaling.train(..., save=FOLDER)`): the loss is then `distill_weight` parts of its
     distribution at `temperature`, the rest the data's. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
     number format run on an accelerator without units for it (on a CPU that needs no asking). `kernels` uses the compiled CPU kernels
-    (`models.kernels`), which need a C++ compiler and round differently from plain JAX.
+    (`models.kernels`), which need a C++ compiler and round differently from plain JAX. InputError for a value other than the default of
+    what changes nothing beside the rest (`without_effect`).
     """
 
     model: ModelConfig
@@ -73,7 +74,10 @@ class RunConfig:
             _require(getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", self, name)
         for name in ("warmup", "decay"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)
-        _require(self.warmup + self.decay <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
+        for name, needs in without_effect(self.model, self.schedule, self.teacher).items():
+            _require(getattr(self, name) == getattr(RunConfig, name), f"{name} changes nothing without {needs}", self, name)
+        fall = self.decay if self.schedule == "wsd" else 0
+        _require(self.warmup + fall <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
         for name in ("weight_decay", "balance_loss", "z_loss", "bias_rate"):
             _require(getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
         _require(0 <= self.distill_weight <= 1, "distill_weight is a share of the loss, 0 to 1", self, "distill_weight")
@@ -134,6 +138,27 @@ class RunConfig:
         return cls(model=ModelConfig(**fields.pop("model")), **fields)
 
 
+def without_effect(model: ModelConfig, schedule: str, teacher: str | None) -> dict[str, str]:
+    """Fields of a run that change nothing beside these, and what each would need."""
+    found = {}
+    if not model.is_moe:
+        found = dict.fromkeys(("balance_loss", "z_loss", "bias_rate"), "experts")
+    elif model.balance != "switch":
+        found["balance_loss"] = 'balance = "switch"'
+    if model.is_moe and model.balance != "bias":
+        found["bias_rate"] = 'balance = "bias"'
+    if schedule != "wsd":
+        found["decay"] = 'schedule = "wsd"'
+    return found | (dict.fromkeys(("distill_weight", "temperature"), "a teacher") if teacher is None else {})
+
+
+def applicable(model: ModelConfig, shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a run of `model`: its `own`, and of those that the runs of a plan share what is not own and has an effect there."""
+    fields = shared | own
+    idle = without_effect(model, fields.get("schedule", RunConfig.schedule), fields.get("teacher"))
+    return {name: value for name, value in fields.items() if name in own or name not in idle}
+
+
 def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
     """Distinct training tokens that the run sees; InputError where the corpus cannot serve it."""
     context = config.model.context
@@ -158,11 +183,12 @@ def run_id(config: RunConfig, corpus_id: str, threads: int, layout: str = "one d
     """The identity of a run: 16 hex digits of the hash of its configuration, corpus, teacher, threads, layout of devices and NUMERICS_VERSION.
 
     On one kind of device and one set of library versions that decides the result bit for bit; the record names device and versions. The
-    name of the arm is a label and left out, so that two plans that call the same run differently train it once.
+    name of the arm is a label and left out, so that two plans that call the same run differently train it once; and so is `emulate`,
+    which lets a run be made and changes nothing in it.
     """
     fields = config.as_dict() | {"corpus": corpus_id, "threads": threads, "layout": layout, "numerics": NUMERICS_VERSION}
     fields["teacher"] = teacher_id
-    del fields["arm"]
+    del fields["arm"], fields["emulate"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -92,3 +92,53 @@ def test_the_ladder_refuses_what_is_no_rung(width: Any, overrides: dict[str, Any
 @pytest.mark.parametrize("strange", [True, 2.0, "2", 0])
 def test_a_layout_counts_devices(strange):
     refused(lambda: Layout(data=strange), ConfigError, "data must be a whole number of devices")
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "says"),
+    [
+        (DENSE, {"router": "sigmoid"}, "router = 'sigmoid' needs experts > 0"),
+        (DENSE, {"dispatch": "capacity"}, "dispatch = 'capacity' needs experts > 0"),
+        (DENSE, {"balance": "none"}, "balance = 'none' needs experts > 0"),
+        (DENSE, {"capacity_factor": -1}, "capacity_factor = -1.0 needs experts > 0"),
+        (MOE, {"capacity_factor": 2.0}, "capacity_factor = 2.0 needs dispatch = 'capacity'"),
+        (MOE, {"capacity_factor": -1, "dispatch": "capacity"}, "capacity_factor must be positive"),
+    ],
+)
+def test_a_model_is_not_told_what_it_would_not_heed(base, more, says):
+    assert says in refused(lambda: model(base, more), ConfigError, "")
+
+
+BIAS = model(MOE, {"balance": "bias"})
+SWITCH = model(MOE, {})
+
+
+@pytest.mark.parametrize(
+    ("more", "needs"),
+    [
+        ({"z_loss": 0.5}, "experts"),
+        ({"balance_loss": 0.5}, "experts"),
+        ({"bias_rate": 0.3}, "experts"),
+        ({"model": BIAS, "balance_loss": 0.5}, 'balance = "switch"'),
+        ({"model": SWITCH, "bias_rate": 0.3}, 'balance = "bias"'),
+        ({"schedule": "cosine", "decay": 0.5}, 'schedule = "wsd"'),
+        ({"distill_weight": 0.9}, "a teacher"),
+        ({"temperature": 5.0}, "a teacher"),
+    ],
+)
+def test_a_run_is_not_told_what_it_would_not_heed(more, needs):
+    """It would be another run by its identity, and the same by what it computes."""
+    name = list(more)[-1]
+    assert f"{name} changes nothing without {needs}, got {name} = {more[name]}" in refused(lambda: run(more), InputError, name)
+    assert getattr(run(more | {name: getattr(RunConfig, name)}), name) == getattr(RunConfig, name)
+
+
+def test_what_is_heeded_is_taken():
+    for more in (
+        {"model": SWITCH, "z_loss": 0.5, "balance_loss": 0.5},
+        {"model": BIAS, "z_loss": 0.5, "bias_rate": 0.3},
+        {"schedule": "wsd", "decay": 0.5},
+        {"schedule": "cosine", "warmup": 0.95},  # no decay that it could overlap with
+        {"teacher": "folder", "distill_weight": 0.9, "temperature": 5.0},
+    ):
+        run(more)

@@ -141,7 +141,8 @@ def test_identity_depends_on_everything_but_the_label(text_folder):
     base = config(text_folder)
     ids = {run_id(base, "c@1", 1), run_id(base, "c@2", 1), run_id(base, "c@1", 2), run_id(dataclasses.replace(base, seed=1), "c@1", 1)}
     assert len(ids) == 4
-    assert run_id(dataclasses.replace(base, arm="other"), "c@1", 1) == run_id(base, "c@1", 1)
+    for label in ({"arm": "other"}, {"emulate": True}):
+        assert run_id(dataclasses.replace(base, **label), "c@1", 1) == run_id(base, "c@1", 1)
     assert RunConfig.from_dict(base.as_dict()) == base
 
 
