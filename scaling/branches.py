@@ -66,7 +66,7 @@ def train_horizons(
             count.advance(trunk, first)
             run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), checkpoints.Past(list(trunk.losses)))
         count.advance(run, own.steps)
-        shared = models.training_flops(own.model).training * (own.steps - first) * own.sequences * own.model.context
+        shared = models.training_flops(own.model).training * max(0, run.done - first) * own.sequences * own.model.context
         record = run.record(compile_seconds=compile_seconds if own is longest else 0.0, flops_shared=shared)
         if save is not None:
             save_model(Path(save) / record.run_id, run.state, record)

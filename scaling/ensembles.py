@@ -143,7 +143,7 @@ class Ensemble:
     def _run(self, place: int, losses: np.ndarray, state: step.TrainState, routers: list[step.Metrics]) -> Run:
         diverged_at = int(state.diverged_at)
         history = losses if diverged_at < 0 else losses[: diverged_at + 1]
-        past = checkpoints.Past(history.tolist(), seconds=self.seconds / len(self.jobs), timed_steps=self.done)
+        past = checkpoints.Past(history.tolist(), seconds=self.seconds / len(self.jobs), timed_steps=len(history))
         run = Run(self.jobs[place], self._compiled, jax.tree.map(jnp.asarray, state), past)
         run.routers = routers
         return run

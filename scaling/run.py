@@ -196,6 +196,9 @@ def run_id(config: RunConfig, corpus_id: str, threads: int, layout: str = "one d
 class RunRecord:
     """What a run leaves. Losses are nats per token on the corpus' validation set; `status` is done or diverged.
 
+    `tokens` and `flops` are those of the configuration, also where the run diverged. Up to `diverged_at` it was trained: of those steps are
+    `train_loss`, `flops_realised`, `flops_shared` and the rates, whose seconds go on to the end of the call in which the run was lost.
+
     `flops` is the exact training count (`models.accounting`); `loss_se` the standard error over validation sequences.
     `flops_realised` adds what the count leaves out: padding of experts' rows and recomputed blocks. `flops_shared` is what a run cost that
     set out from another run's trunk (`scaling.train_horizons`). A distilled run's teacher cost `teacher_training_flops` once and

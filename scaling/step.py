@@ -76,7 +76,7 @@ class LossScale(NamedTuple):
 
     factor: Array
     since: Array  # steps since it last changed
-    skipped: Array  # steps whose gradient overflowed, which changed nothing
+    skipped: Array  # steps whose gradient overflowed, which changed nothing, of a run that went on
 
 
 class TrainState(NamedTuple):
@@ -271,6 +271,7 @@ def _update(
         lost = ~jnp.isfinite(loss) | (~finite & (state.scale.factor <= SMALLEST_SCALE))
     diverged_at = jnp.where((state.diverged_at < 0) & lost, state.step, state.diverged_at)
     alive = diverged_at < 0
+    scale = jax.tree.map(partial(jnp.where, alive), scale, state.scale)
 
     rate = learning_rate(static.schedule, hyper, state.step)
     params, moments = optimizer(static.optimizer, static.model).update(gradients, state.moments, state.params, rate, hyper.weight_decay)

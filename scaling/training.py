@@ -184,7 +184,7 @@ class Run:
     def advance(
         self, stop: int, *, checkpoint: str | Path | None = None, checkpoint_every: int = 2000, progress: Progress | None = None
     ) -> None:
-        """Trains up to step `stop`, or until the run diverges."""
+        """Trains up to step `stop`, or until the run diverges: the step that was lost is then the last that counts as done."""
         config = self.job.config
         while self.done < stop:
             started, first = time.perf_counter(), self.done
@@ -193,7 +193,7 @@ class Run:
                 until = min(until, (first // checkpoint_every + 1) * checkpoint_every)
             self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(until - first))
             self._remember(metrics, until - first)  # waits for the call, whose own loop is long
-            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + until - first
+            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + self.done - first
             if self.diverged_at is not None:
                 break
             if checkpoint and self.done % checkpoint_every == 0:
@@ -210,6 +210,8 @@ class Run:
         if self.job.config.model.is_moe and late < count:
             self.routers = summed(self.routers, jax.tree.map(lambda rows: np.asarray(rows)[late:count], metrics))
         self.losses.extend(np.stack([metrics.loss[:count], metrics.gradient_norm[:count]], axis=1).tolist())
+        if self.diverged_at is not None:
+            del self.losses[self.diverged_at + 1 :]
 
     def record(self, *, compile_seconds: float, flops_shared: float | None = None) -> RunRecord:
         """The record of the run as it stands: evaluated if it reached its horizon."""
@@ -237,7 +239,7 @@ class Run:
             flops_per_second=rate * models.training_flops(config.model).training,
             train_loss=[value for value in curve if math.isfinite(value)],
             expert_load_max=max(max(layer["load"]) for layer in routers) * config.model.experts if routers else None,
-            flops_realised=realised_flops(config, routers),
+            flops_realised=realised_flops(config, routers, self.done),
             flops_shared=flops_shared,
             diverged_at=diverged,
             skipped_steps=int(self.state.scale.skipped),
@@ -271,8 +273,8 @@ def summed(before: list[step.Metrics], rows: step.Metrics) -> list[step.Metrics]
     return [jax.tree.map(lambda *each: np.add.accumulate(np.concatenate(each), dtype=np.float64)[-1], *parts)]
 
 
-def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:
-    """Training FLOP with what the exact count leaves out: padding (or drops) of experts' rows at the measured load, recomputed blocks."""
+def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None, steps: int) -> float:
+    """Training FLOP of `steps` steps with what the exact count leaves out: padding (or drops) of experts' rows at the measured load, recomputed blocks."""
     rows = config.micro_batch * config.model.context
     per_token = None
     if config.model.is_moe:
@@ -280,7 +282,7 @@ def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> f
         per_token = float(np.mean([expert_rows(config.model, rows, load) for load in loads])) / rows
     count = models.training_flops(config.model, expert_rows_per_token=per_token)
     again = recompute_flops(config.model, config.remat, expert_rows_per_token=per_token)
-    return (count.training + again) * config.tokens_trained
+    return (count.training + again) * steps * config.sequences * config.model.context
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:

@@ -116,3 +116,22 @@ def test_the_record_of_a_member_is_that_of_the_run_alone_to_rounding(text_folder
         np.testing.assert_allclose(record.routers[0]["load"], alone.routers[0]["load"], atol=2e-3)
         assert record.routers[0]["entropy"] == pytest.approx(alone.routers[0]["entropy"], abs=2e-3)
         assert record.flops_realised == pytest.approx(alone.flops_realised, rel=1e-2)
+
+
+def test_a_run_that_was_lost_records_what_was_done(whole, text_folder):
+    """By itself, at a horizon of its own, and beyond the step from which a branch would set out."""
+    wild = config(text_folder, learning_rate=1e30)
+    lost = train(wild)
+    assert lost.diverged_at is not None
+    done = lost.diverged_at + 1
+    assert 1 < done < 32  # in the first call
+    assert 0 < len(lost.train_loss) <= done
+    assert all(np.isfinite(lost.train_loss))
+    assert (lost.tokens, lost.flops) == (whole.tokens, whole.flops)  # those of the configuration
+    assert lost.flops_realised == pytest.approx(models.training_flops(MOE).training * done * STEP, rel=0.5)
+    assert lost.tokens_per_second * lost.train_seconds == pytest.approx(done * STEP)
+    assert lost.flops_per_second * lost.train_seconds == pytest.approx(models.training_flops(MOE).training * done * STEP)
+    trunk, branch = train_horizons(dataclasses.replace(wild, tokens=400 * STEP), [400 * STEP, 320 * STEP])
+    assert trunk.flops_shared == pytest.approx(models.training_flops(MOE).training * done * STEP)
+    assert branch.flops_shared == 0
+    assert branch.train_loss == trunk.train_loss == lost.train_loss
