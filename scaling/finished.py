@@ -90,7 +90,7 @@ def _record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"model {folder}: not the folder of a finished run (train with save = FOLDER to make one)") from error
 
 
-def static_of(config: RunConfig, layout: Layout | int = 1, teacher: ModelConfig | None = None) -> step.Static:
+def static_of(config: RunConfig, layout: Layout | int = 1, teacher: RunConfig | None = None) -> step.Static:
     """What the compilation of a run depends on."""
     if isinstance(layout, int):  # so many devices that share the micro-batches
         layout = Layout(data=layout)
@@ -102,8 +102,9 @@ def static_of(config: RunConfig, layout: Layout | int = 1, teacher: ModelConfig 
         optimizer=config.optimizer,
         remat=config.remat,
         layout=layout,
-        teacher=teacher,
+        teacher=teacher.model if teacher else None,
         kernels=config.kernels,
+        teacher_precision=teacher.precision if teacher else "fp32",
     )
 
 

@@ -19,7 +19,9 @@ from scaling.optimizers import OPTIMIZERS
 from scaling.schedules import SCHEDULES
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
-NUMERICS_VERSION = 3  # 3: routers' means are over exactly the last tenth of the steps; `emulate` is no part of a run
+NUMERICS_VERSION = (
+    3  # 3: routers' means are over exactly the last tenth of the steps; teachers keep their own format; `emulate` is no part of a run
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class RunConfig:
     computes every block again in the backward pass, which costs time and saves memory.
 
     `teacher` is the folder of a finished run (`scaling.train(..., save=FOLDER)`): the loss is then `distill_weight` parts of its
-    distribution at `temperature`, the rest the data's. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
+    distribution, in its own number format, at `temperature`, the rest the data's; both learn from one corpus. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
     number format run on an accelerator without units for it (on a CPU that needs no asking). `kernels` uses the compiled CPU kernels
     (`models.kernels`), which need a C++ compiler and round differently from plain JAX. InputError for a value other than the default of
     what changes nothing beside the rest (`without_effect`).

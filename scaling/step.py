@@ -34,7 +34,7 @@ Params = Any  # the nnx.State of a Transformer
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """What a compilation depends on. `layout`: the devices that share a step; `teacher`: whose logits are learnt from."""
+    """What a compilation depends on. `layout`: the devices that share a step; `teacher`: whose logits, in its own format, are learnt from."""
 
     model: ModelConfig
     precision: str
@@ -45,6 +45,7 @@ class Static:
     layout: Layout = ONE_DEVICE
     teacher: ModelConfig | None = None
     kernels: bool = False
+    teacher_precision: str = "fp32"
 
     @property
     def devices(self) -> int:
@@ -161,7 +162,7 @@ def _sequences(stream: Array, index_B: Array, context: int) -> tuple[Array, Arra
 def _teacher_logits(static: Static, data: Data, inputs_BT: Array) -> Array:
     assert static.teacher is not None
     assert data.teacher is not None
-    graph = _graph(Static(static.teacher, static.precision, static.micro_batch, static.schedule))
+    graph = _graph(Static(static.teacher, static.teacher_precision, static.micro_batch, static.schedule))
     return nnx.merge(graph, *data.teacher)(inputs_BT)
 
 

@@ -99,8 +99,9 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     device = jax.devices()[0]
     if config.kernels:
         check_kernels(config.model, policy(config.precision))
-    check_native(config.precision, device.platform, device.device_kind, emulate=config.emulate or device.platform == "cpu")
-    teacher = _teacher(config)
+    teacher = _teacher(config, corpus)
+    for precision in (config.precision, *((teacher.config.precision,) if teacher else ())):
+        check_native(precision, device.platform, device.device_kind, emulate=config.emulate or device.platform == "cpu")
     layout = layout or Layout(data=_shared_over(config, devices))
     check_layout(config.model, layout)
     if config.micro_batches % layout.batch_shares:
@@ -110,7 +111,7 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     here = math.gcd(layout.devices, jax.local_device_count())  # of this process, whose memory they share on a CPU
     memory = predicted_memory(config, corpus, here, teacher.model if teacher else None)
     check_memory(memory, available_memory())
-    static = static_of(config, layout, teacher.model if teacher else None)
+    static = static_of(config, layout, teacher.config if teacher else None)
     data = step.Data(
         jnp.asarray(corpus.train()),
         jnp.asarray(sequence_order(corpus, config.model.context, config.seed)),
@@ -146,10 +147,12 @@ def _shared_over(config: RunConfig, devices: int | None) -> int:
     return max(part for part in range(1, (devices or there) + 1) if config.micro_batches % part == 0)
 
 
-def _teacher(config: RunConfig) -> Finished | None:
+def _teacher(config: RunConfig, corpus: Corpus) -> Finished | None:
     if config.teacher is None:
         return None
     teacher = load_model(config.teacher)
+    if teacher.record["corpus"] != corpus.id:
+        raise InputError(f"teacher {config.teacher}: was trained on corpus {teacher.record['corpus']}, but the student's is {corpus.id}")
     if teacher.model.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher {config.teacher}: vocab_size = {teacher.model.vocab_size} differs from the student's {config.model.vocab_size}"

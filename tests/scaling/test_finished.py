@@ -210,6 +210,22 @@ def test_with_weight_zero_the_teacher_teaches_nothing(teacher, text_folder):
     assert own.run_id != record.run_id
 
 
+teach = jax.jit(step._teacher_logits, static_argnums=0)
+
+
+@pytest.mark.parametrize(("own", "taught"), [("w4", "fp32"), ("fp32", "w4")])
+def test_a_teacher_speaks_in_its_own_number_format(teacher, text_folder, own, taught):
+    """Whatever the student's: its logits are to the bit those that it has by itself."""
+    finished, speaker = load_model(teacher[0]), config(text_folder, precision=taught)
+    stream = jnp.asarray(load_corpus(str(text_folder)).validation()[:256])
+    inputs_BT = stream.astype(jnp.int32).reshape(-1, 32)
+    text = step.Data(stream, jnp.arange(2), (finished.params, finished.router))
+    found = teach(static_of(config(text_folder, precision=own), teacher=speaker), text, inputs_BT)
+    np.testing.assert_array_equal(found, apply(static_of(speaker), finished.params, finished.router, inputs_BT))
+    other = apply(static_of(config(text_folder, precision=own)), finished.params, finished.router, inputs_BT)
+    assert np.abs(np.asarray(found - other)).max() > 0.01
+
+
 def test_the_cost_of_the_teacher_is_in_the_record(teacher, student, text_folder, tmp_path):
     record, taught = student[1], teacher[1]
     assert record.teacher == taught.run_id
@@ -230,6 +246,7 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(teacher, text_folder
     (tmp_path / "file").write_text("no model")
     (tmp_path / "empty").mkdir()
     words = leave(tmp_path / "words", config(text_folder, model=models.ladder(16, context=32, vocab_size=300)), taught)
+    other = leave(tmp_path / "other", config(text_folder), taught, corpus="prose@0a1b2c3d")
     short = leave(tmp_path / "short", config(text_folder, model=models.ladder(16, context=16)), taught)
     lost = leave(tmp_path / "lost", config(text_folder), taught, status="diverged", reason="the loss was not finite at step 3", loss=None)
     old = tmp_path / "old"
@@ -243,6 +260,7 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(teacher, text_folder
         (tmp_path / "file", "not the folder of a finished run"),
         (tmp_path / "empty", "not the folder of a finished run"),
         (words, "vocab_size = 300 differs from the student's 256"),
+        (other, f"was trained on corpus prose@0a1b2c3d, but the student's is {taught.corpus}"),
         (short, "context = 16 is shorter than the student's 32"),
         (lost, "diverged .the loss was not finite at step 3.; it left no trained model"),
         (old, "made by another version of isoloss"),

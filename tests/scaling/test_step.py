@@ -153,7 +153,7 @@ def test_selection_biases_move_against_the_load_of_the_whole_step():
     state = step.initialise(static, jnp.int32(0))
     before = [np.asarray(bias) for bias in jax.tree.leaves(state.router)]
     assert len(jax.tree.leaves(state.router)) == 1
-    options = {"xla_backend_optimization_level": "0"}  # it compiles in half the time
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # it compiles in half the time
     compiled = step.train_steps.lower(static, state, data(), run, jnp.int32(1)).compile(compiler_options=options)
     after, metrics = compiled(state, data(), run, jnp.int32(1))
     (bias,) = [np.asarray(leaf) for leaf in jax.tree.leaves(after.router)]
