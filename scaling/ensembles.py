@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
-from models.sharding import data_mesh
+from models.sharding import ONE_DEVICE, data_mesh
 from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
@@ -197,7 +197,7 @@ def _memory(job: Job, members: int, devices: int) -> Memory:
     """Of all members, on the host, whose memory its devices share; of a device's own on an accelerator."""
     host = jax.devices()[0].platform == "cpu"
     here = members if host else members // devices
-    memory = predicted_memory(job.config, job.corpus, 1, job.teacher.model if job.teacher else None, here)
+    memory = predicted_memory(job.config, job.corpus, ONE_DEVICE, job.teacher.model if job.teacher else None, here)
     corpora = (devices if host else 1) * memory.parts["corpus"]
     return Memory(memory.parts | {"corpus": corpora, "order of the data": here * job.data.order.nbytes})
 

@@ -25,7 +25,7 @@ from models.expert_rows import expert_rows
 from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory, peak_memory, predict_memory
 from models.precision import check_native, policy
-from models.sharding import Layout, check_layout, placed
+from models.sharding import ONE_DEVICE, Layout, check_layout, placed
 from models.transformer import check_kernels
 from scaling import checkpoints, evaluation, step
 from scaling.data.corpora import Corpus, load_corpus
@@ -108,8 +108,7 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
         raise InputError(
             f"layout {layout}: the {config.micro_batches} micro-batches of a step do not fall into {layout.batch_shares} equal shares"
         )
-    here = math.gcd(layout.devices, jax.local_device_count())  # of this process, whose memory they share on a CPU
-    memory = predicted_memory(config, corpus, here, teacher.model if teacher else None)
+    memory = predicted_memory(config, corpus, layout, teacher.model if teacher else None)
     check_memory(memory, available_memory())
     static = static_of(config, layout, teacher.config if teacher else None)
     data = step.Data(
@@ -122,9 +121,12 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     return Job(config, corpus, static, data, hyper(config), identity, unique, memory, teacher)
 
 
-def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teacher: ModelConfig | None = None, members: int = 1) -> Memory:
-    """The peak of a process that trains `config`. Virtual CPU devices hold copies in one memory; accelerators have each their own."""
+def predicted_memory(
+    config: RunConfig, corpus: Corpus, layout: Layout = ONE_DEVICE, teacher: ModelConfig | None = None, members: int = 1
+) -> Memory:
+    """The peak of a process that trains `config`. Virtual CPU devices hold their parts in one memory; accelerators have each their own."""
     platform = jax.devices()[0].platform
+    here = math.gcd(layout.devices, jax.local_device_count()) if platform == "cpu" else 1
     return predict_memory(
         config.model,
         config.precision,
@@ -133,8 +135,9 @@ def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teache
         remat=config.remat,
         kernels=config.kernels,
         teacher=teacher,
-        copies=members * (devices if platform == "cpu" else 1),
-        corpus_bytes=corpus.manifest["train_bytes"] * (devices if platform == "cpu" else 1),
+        layout=layout,
+        copies=members * here,
+        corpus_bytes=corpus.manifest["train_bytes"] * here,
         platform=platform,
     )
 
