@@ -29,6 +29,7 @@ FLOAT32 = 4
 PROCESS_BYTES = 510_000_000  # resident once a tiny model trains: Python, JAX, Flax, the compiler (Linux, x86-64)
 
 PROCESS_STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 # Measured factors.
 GRADIENT_COPIES = 3  # sizes of the parameters during the backward pass: the sum, the newest, and weights turned for products
@@ -210,6 +211,39 @@ def peak_memory(device: jax.Device | None = None) -> int | None:
     if PROCESS_STATUS.exists():
         return 1024 * _numbers(PROCESS_STATUS)["VmHWM:"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Peak:
+    """The most bytes held on a device since a run began, in a process that may make many runs.
+
+    On Linux `begin` sets the kernel's high-water mark back to what is held now. Elsewhere, and on accelerators, whose allocators count
+    from the start of the process, it is the first run's alone, and of later ones nobody knows.
+    """
+
+    def __init__(self) -> None:
+        self._known, self._begun = True, False
+
+    def begin(self, device: jax.Device | None = None) -> None:
+        """A run begins, before it holds anything."""
+        device = device or jax.devices()[0]
+        anew = device.platform == "cpu" and _reset_high_water_mark()
+        self._known, self._begun = anew or not self._begun, True
+
+    def read(self, device: jax.Device | None = None) -> int | None:
+        """`peak_memory` since `begin`, or None."""
+        return peak_memory(device) if self._known else None
+
+
+def _reset_high_water_mark() -> bool:
+    """Whether VmHWM could be set to VmRSS (proc(5), clear_refs, value 5)."""
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+PEAK = Peak()  # of this process
 
 
 def host_memory(root: Path = Path("/")) -> int:

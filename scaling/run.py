@@ -257,7 +257,7 @@ class RunRecord:
     emulated: list[str] = dataclasses.field(default_factory=list)  # what the device has no units for
     bits: dict[str, float] = dataclasses.field(default_factory=dict)  # of weights, activations and cache
     memory_predicted: int | None = None  # bytes
-    memory_peak: int | None = None
+    memory_peak: int | None = None  # of the process since the run began; None where earlier runs in it cannot be told apart
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

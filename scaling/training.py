@@ -23,7 +23,7 @@ from models.accounting import recompute_flops
 from models.config import ModelConfig
 from models.expert_rows import expert_rows
 from models.fields import is_whole
-from models.memory import Memory, available_memory, check_memory, peak_memory, predict_memory
+from models.memory import PEAK, Memory, available_memory, check_memory, predict_memory
 from models.precision import check_native, policy
 from models.sharding import ONE_DEVICE, Layout, check_layout, placed
 from models.transformer import check_kernels
@@ -94,6 +94,7 @@ class Job:
 
 def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None = None) -> Job:
     """The job of `config`; InputError or ConfigError for one that cannot run here, before anything starts."""
+    PEAK.begin()
     corpus = load_corpus(config.corpus)
     unique = unique_tokens(config, corpus)
     device = jax.devices()[0]
@@ -250,7 +251,7 @@ class Run:
             diverged_at=diverged,
             skipped_steps=int(self.state.scale.skipped),
             routers=routers,
-            memory_peak=peak_memory(),
+            memory_peak=PEAK.read(),
         )
 
     def _router_summary(self) -> list[dict[str, Any]] | None:

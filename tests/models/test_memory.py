@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -312,6 +314,35 @@ def test_memory_of_this_machine_is_plausible(tmp_path):
     peak = peak_memory()
     assert peak is None or 50e6 < peak < 1e12
     assert host_memory(tmp_path) >= 10**8  # no proc: the physical memory
+
+
+@pytest.mark.skipif(not os.access(memory.CLEAR_REFS, os.W_OK), reason="the kernel's high-water mark cannot be set back here")
+def test_a_later_run_has_a_peak_of_its_own():
+    """What was held and given back before it began is not in it; what it holds for a while is."""
+    peaks, megabyte = memory.Peak(), 2**20
+    for held in (400, 100, 250):
+        peaks.begin()
+        start = host_memory_held()
+        block = np.ones(held * megabyte, np.uint8)
+        del block
+        found = peaks.read()
+        assert found is not None
+        assert held * megabyte * 0.95 < found - start < (held + 60) * megabyte
+
+
+def host_memory_held() -> int:
+    return 1024 * memory._numbers(memory.PROCESS_STATUS)["VmRSS:"]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_peak_that_cannot_be_told_apart_is_not_told(platform, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no such folder" / "clear_refs")
+    device: Any = SimpleNamespace(platform=platform, memory_stats=lambda: {"peak_bytes_in_use": 70})
+    peaks = memory.Peak()
+    peaks.begin(device)
+    assert (peaks.read(device) or 0) >= 70
+    peaks.begin(device)
+    assert peaks.read(device) is None
 
 
 def test_memory_of_an_accelerator_is_what_its_allocator_may_take():

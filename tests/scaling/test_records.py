@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import models
+from models.memory import CLEAR_REFS, peak_memory
 from scaling import step
 from scaling.branches import branch_config, train_horizons
 from scaling.ensembles import train_many
@@ -135,3 +137,14 @@ def test_a_run_that_was_lost_records_what_was_done(whole, text_folder):
     assert trunk.flops_shared == pytest.approx(models.training_flops(MOE).training * done * STEP)
     assert branch.flops_shared == 0
     assert branch.train_loss == trunk.train_loss == lost.train_loss
+
+
+@pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the kernel's high-water mark cannot be set back here")
+def test_the_peak_of_a_run_is_not_that_of_the_process_before_it(text_folder):
+    block = np.ones(400 * 2**20, np.uint8)
+    held = peak_memory()
+    del block
+    found = train(config(text_folder)).memory_peak
+    assert held is not None
+    assert found is not None
+    assert found < held - 200 * 2**20
