@@ -1,4 +1,4 @@
-"""Many runs of one shape in one compiled call: learning rates, decays and seeds side by side.
+"""Many runs of one shape by one compiled program: learning rates, decays and seeds, side by side where that is faster.
 
 `jax.vmap` of the same training steps as alone over states, hyper-parameters and the order of the data; the training stream is shared.
 Each member sees the text that it would see alone. Its products are the same too, but batched ones may sum in another order: losses
@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from models.accounting import count_params
 from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
 from models.sharding import ONE_DEVICE, data_mesh
@@ -48,19 +49,25 @@ OWN = (
 # A step's micro-batches and the number of steps are the same for all, so that loops stay loops.
 AXES = step.Hyper._make(None if name in ("steps", "micro_batches") else 0 for name in step.Hyper._fields)
 
+# Parameters up to which members on one CPU device are trained side by side: measured (`benchmarks/ensembles.py`, 8 members, two threads) at
+# 1.44, 1.16 and 0.89 times the speed of one by one for 15, 43 and 134 thousand (widths 16, 32 and 64); in between it is 1 near here.
+LARGEST_BESIDE = 80_000
+
 
 def train_many(configs: Sequence[RunConfig], *, devices: int | None = None, progress: Progress | None = None) -> list[RunRecord]:
-    """Records of `configs`, in their order, trained together; they may differ in the fields OWN.
+    """Records of `configs`, in their order; they may differ in the fields OWN.
 
-    A record's `run_id` is not that of the lone run (`member_id`), whose losses it shares to rounding only, and its `versions` say how many
-    `members` there were. A diverged member's record says where. Seconds are a member's equal share of what all took, and rates what
-    all reached together. A single configuration is trained alone. The members are shared out over as many of the `devices`
-    (default: all that JAX has) as divide them. InputError, before anything starts, for shapes that differ (naming the field) or for the
-    same run named twice.
+    Models of more than LARGEST_BESIDE parameters on one CPU device are trained in turn, and their records are those of lone runs. Others
+    are trained side by side, shared out over as many of the `devices` (default: all that JAX has) as divide them: a record's `run_id` is
+    then not that of the lone run (`member_id`), whose losses it shares to rounding only, and its `versions` say how many `members` there
+    were. Seconds are a member's equal share of what all took, and rates what all reached together. A diverged member's record says where.
+    InputError, before anything starts, for shapes that differ (naming the field) or for the same run named twice.
     """
     _check_alike(configs)
     if len(configs) <= 1:
         return [train(own, devices=devices, progress=progress) for own in configs]
+    if not faster_beside(configs[0], shared_over(len(configs), devices)):
+        return _in_turn(configs, devices, progress)
     jobs, shared = member_jobs(configs, devices)
     started = time.perf_counter()
     ensemble = Ensemble(jobs, shared)
@@ -69,6 +76,28 @@ def train_many(configs: Sequence[RunConfig], *, devices: int | None = None, prog
     records = [run.record(compile_seconds=compile_seconds / len(jobs)) for run in ensemble.runs()]
     labels: dict[str, Any] = {"devices": shared} | ({"layout": f"members {shared}"} if shared > 1 else {})
     return [dataclasses.replace(own, versions=own.versions | {"members": str(len(jobs))}, **labels) for own in records]
+
+
+def faster_beside(config: RunConfig, devices: int) -> bool:
+    """Whether runs like `config` are trained faster side by side than in turn, as far as was measured: on one CPU device."""
+    return devices > 1 or jax.devices()[0].platform != "cpu" or count_params(config.model).total <= LARGEST_BESIDE
+
+
+def _in_turn(configs: Sequence[RunConfig], devices: int | None, progress: Progress | None) -> list[RunRecord]:
+    """The runs alone, as `train` makes them, by one compiled program. `progress` counts the steps of all."""
+    records: list[RunRecord] = []
+    compiled = None
+    for place, own in enumerate(configs):
+        job = prepare(own, devices)
+        started = time.perf_counter()
+        state = step.initialise(job.static, jnp.int32(own.seed))
+        if compiled is None:
+            compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
+        run, compile_seconds = Run(job, compiled, state), time.perf_counter() - started
+        before, total = place * own.steps, len(configs) * own.steps
+        run.advance(own.steps, progress=None if progress is None else lambda done, _, b=before, t=total: progress(b + done, t))
+        records.append(run.record(compile_seconds=compile_seconds))
+    return records
 
 
 def member_id(alone: str, members: int, devices: int = 1) -> str:
@@ -176,11 +205,8 @@ def _check_field(prefix: str, place: int, own: Any, first: Any) -> None:
 
 
 def member_jobs(configs: Sequence[RunConfig], devices: int | None) -> tuple[list[Job], int]:
-    """A job for each member, and on how many devices they are trained: the most, up to `devices`, that divide them evenly."""
-    first, members, there = configs[0], len(configs), jax.device_count()
-    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
-        raise InputError(f"devices = {devices}: JAX has {there}")
-    shared = max(part for part in range(1, (devices or there) + 1) if members % part == 0)
+    """A job for each member, and on how many devices they are trained (`shared_over`)."""
+    first, members, shared = configs[0], len(configs), shared_over(len(configs), devices)
     job = prepare(first, devices=1)
     memory = _memory(job, members, shared)
     check_memory(memory, available_memory())
@@ -191,6 +217,14 @@ def member_jobs(configs: Sequence[RunConfig], devices: int | None) -> tuple[list
         return dataclasses.replace(job, config=own, hyper=hyper(own), id=member_id(alone, members, shared), memory=memory)
 
     return [beside(own) for own in configs], shared
+
+
+def shared_over(members: int, devices: int | None) -> int:
+    """On how many devices members lie: the most, up to `devices`, that divide them evenly."""
+    there = jax.device_count()
+    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
+        raise InputError(f"devices = {devices}: JAX has {there}")
+    return max(part for part in range(1, (devices or there) + 1) if members % part == 0)
 
 
 def _memory(job: Job, members: int, devices: int) -> Memory:
