@@ -157,7 +157,7 @@ MOE_STEPS = 4  # a call
 
 
 def moe() -> None:
-    """MoE against the dense model of equal active parameters: cost per token, and the parts of the difference."""
+    """MoE against the dense model of equal active parameters: cost per token, and where the difference goes."""
     import models
 
     print("| model | dispatch | tokens/s | over dense | padding | router |")
@@ -175,6 +175,9 @@ def moe() -> None:
         counted = models.training_flops(config)
         router = counted.groups["router"] / counted.forward
         print(f"| {experts} experts, top 2 | {dispatch} | {rate:,.0f} | {base / rate:.2f} | {padding:.2f} | {router:.1%} |", flush=True)
+    import moe_profile
+
+    moe_profile.profile()
 
 
 def _moe_rate(config: Any) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.fields import check_fields, is_whole
+
 HEAD_WIDTH = 16  # of the ladder; small, so that narrow models keep several heads
 
 POSITIONS = ("rope", "learned", "none")
@@ -37,7 +39,7 @@ class ModelConfig:
     `experts = 0` is a dense model. With experts, each feed-forward layer holds `experts` MLPs of hidden width `expert_ffn`, of
     which every token visits `experts_per_token`, and `shared_experts` more that all tokens visit. The default `expert_ffn` is
     `ffn / (experts_per_token + shared_experts)`, so that an MoE model and the dense model of the same shape have equal active
-    feed-forward parameters. `balance` says what keeps the load even: the Switch loss, a selection bias that needs no loss
+    feed-forward parameters. What a model would not heed is refused. `balance` says what keeps the load even: the Switch loss, a selection bias that needs no loss
     (DeepSeek-V3), or nothing. `capacity_factor` is used by the capacity dispatch only.
     """
 
@@ -67,6 +69,7 @@ class ModelConfig:
     capacity_factor: float = 1.25
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
         for name in ("layers", "width", "heads", "context"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.vocab_size >= 2, f"vocab_size must be at least 2, got {self.vocab_size}")
@@ -94,7 +97,8 @@ class ModelConfig:
         if self.experts == 0:
             for name in ("experts_per_token", "shared_experts"):
                 _require(getattr(self, name) == 0, f"{name} = {getattr(self, name)} needs experts > 0")
-            _require(self.expert_ffn is None, "expert_ffn needs experts > 0")
+            for name, default in _MOE_ONLY.items():
+                _require(getattr(self, name) == default, f"{name} = {getattr(self, name)!r} needs experts > 0")
             return
         _require(self.experts >= 1, f"experts must be 0 (dense) or at least 1, got {self.experts}")
         _require(
@@ -103,6 +107,10 @@ class ModelConfig:
         )
         _require(self.shared_experts >= 0, f"shared_experts must be 0 or more, got {self.shared_experts}")
         _require(self.capacity_factor > 0, f"capacity_factor must be positive, got {self.capacity_factor}")
+        _require(
+            self.dispatch == "capacity" or self.capacity_factor == _MOE_ONLY["capacity_factor"],
+            f"capacity_factor = {self.capacity_factor} needs dispatch = 'capacity'",
+        )
         if self.expert_ffn is None:
             object.__setattr__(self, "expert_ffn", max(1, self.ffn_width // (self.experts_per_token + self.shared_experts)))
         _require(self.expert_width >= 1, f"expert_ffn must be at least 1, got {self.expert_ffn}")
@@ -150,6 +158,9 @@ _CHOICES = {
     "dispatch": DISPATCHES,
 }
 
+# What only experts heed: a dense model is not given it, so that it is not another model in name only.
+_MOE_ONLY = {name: getattr(ModelConfig, name) for name in ("expert_ffn", "router", "balance", "dispatch", "capacity_factor")}
+
 
 def ladder(width: int, **overrides: object) -> ModelConfig:
     """The `ModelConfig` that belongs to `width`: heads of 16, one layer per 32 of width and at least two.
@@ -158,9 +169,13 @@ def ladder(width: int, **overrides: object) -> ModelConfig:
     published optimum: at 16 to 128 of width it keeps width / layers between 8 and 32. RoPE's base is the context: the usual
     10,000 leaves most of a narrow head's few frequencies almost still within a short context.
     """
-    _require(width % HEAD_WIDTH == 0 and width > 0, f"the ladder's widths are multiples of {HEAD_WIDTH}, got {width}")
+    _require(is_whole(width) and width % HEAD_WIDTH == 0 and width > 0, f"the ladder's widths are multiples of {HEAD_WIDTH}, got {width!r}")
+    unknown = overrides.keys() - {field.name for field in dataclasses.fields(ModelConfig)}
+    _require(not unknown, f"a model has no {', '.join(sorted(unknown))}; its fields are those of ModelConfig")
     fields: dict = {"layers": max(2, round(width / 32)), "width": width, "heads": width // HEAD_WIDTH} | overrides
-    fields.setdefault("rope_base", float(fields.get("context", ModelConfig.context)))
+    context = fields.get("context", ModelConfig.context)
+    if is_whole(context):  # else `ModelConfig` says what is wrong with it
+        fields.setdefault("rope_base", float(context))
     return ModelConfig(**fields)
 
 

@@ -130,6 +130,8 @@ POLICIES = {
 
 def policy(name: str) -> Precision:
     """The policy called `name`, or the one that a name such as `w4a8c8` or `we3m2-c16` spells; ConfigError otherwise."""
+    if not isinstance(name, str):
+        raise ConfigError(f"precision must be text, got {name!r}")
     if name in POLICIES:
         return POLICIES[name]
     match = _GRAMMAR.fullmatch(name)

@@ -27,6 +27,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.config import ConfigError, ModelConfig
+from models.fields import is_whole
 
 AXES = ("data", "fsdp", "tensor", "expert")
 
@@ -59,7 +60,7 @@ class Layout:
     def __post_init__(self) -> None:
         for axis in AXES:
             size = getattr(self, axis)
-            if not isinstance(size, int) or size < 1:
+            if not is_whole(size) or size < 1:
                 raise ConfigError(f"layout: {axis} must be a whole number of devices, at least 1, got {size!r}")
 
     @property

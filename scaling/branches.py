@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 
 import models
+from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
 from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
-from scaling.finished import save_model
+from scaling.finished import check_save, save_model
 from scaling.run import RunConfig, RunRecord, run_id, unique_tokens
-from scaling.training import Job, Progress, Run, hyper, prepare
+from scaling.training import Job, Progress, Run, hyper, prepare, routers_from
 
 
 def train_horizons(
@@ -40,7 +41,7 @@ def train_horizons(
     `flops_shared` the longest run pays all of itself, which is the trunk, and every other one what it did after the trunk: the sum is
     what all cost together. Seconds are shared out in the same way. `progress` counts the steps of all. Models are left in `save`/RUN_ID.
 
-    InputError, before anything starts, for another schedule, a horizon named twice, beyond `config.tokens`, or too short to decay.
+    InputError, before anything starts, for a folder there that is not a finished run's, another schedule, a horizon named twice, beyond `config.tokens`, or too short to decay.
     """
     configs = [branch_config(config, tokens) for tokens in horizons]
     _check_distinct(configs)
@@ -48,6 +49,9 @@ def train_horizons(
         return []
     longest = max(configs, key=lambda own: own.steps)
     job = _trunk_job(longest, len(configs), devices)
+    if save is not None:
+        for own in configs:
+            check_save(Path(save) / _beside(job, own).id)
     started = time.perf_counter()
     state = step.initialise(job.static, jnp.int32(config.seed))
     compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
@@ -62,9 +66,9 @@ def train_horizons(
             count.advance(trunk, first)
             run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), checkpoints.Past(list(trunk.losses)))
         count.advance(run, own.steps)
-        shared = models.training_flops(own.model).training * (own.steps - first) * own.sequences * own.model.context
+        shared = models.training_flops(own.model).training * max(0, run.done - first) * own.sequences * own.model.context
         record = run.record(compile_seconds=compile_seconds if own is longest else 0.0, flops_shared=shared)
-        if save:
+        if save is not None:
             save_model(Path(save) / record.run_id, run.state, record)
         records[own] = record
     return [records[own] for own in configs]
@@ -77,6 +81,8 @@ def branch_config(config: RunConfig, tokens: int) -> RunConfig:
     """
     if config.schedule != "wsd":
         raise InputError(f"horizons: schedule = {config.schedule!r} shares no trunk, because its rate depends on the horizon; use 'wsd'")
+    if not is_whole(tokens):
+        raise InputError(f"horizons: tokens are whole numbers, got {tokens!r}")
     if tokens > config.tokens:
         raise InputError(f"horizons: {tokens} tokens exceed the trunk's, tokens = {config.tokens}; give the longest run as config")
     steps, warm = tokens // (config.sequences * config.model.context), config.warmup_steps
@@ -96,7 +102,7 @@ def branch_point(config: RunConfig) -> int:
     For an MoE model no later than nine tenths of the run: over the last tenth its record averages what the routers did.
     """
     first = config.steps - max(1, config.decay_steps)
-    return min(first, config.steps * 9 // 10) if config.model.is_moe else first
+    return min(first, routers_from(config)) if config.model.is_moe else first
 
 
 def _check_distinct(configs: Sequence[RunConfig]) -> None:

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from models.fields import is_whole
 from scaling.errors import InputError
+from scaling.paths import check_folder
 from scaling.processes import is_first
 
 State = TypeVar("State")
@@ -26,12 +28,20 @@ LISTING = "files.sha256.json"
 
 @dataclasses.dataclass
 class Past:
-    """What a run measured: [loss, gradient norm] of every step, means of what routers did, and the seconds that `timed_steps` steps took."""
+    """What a run measured: [loss, gradient norm] of every step, sums of what routers did, and the seconds that `timed_steps` steps took."""
 
     curve: list[list[float]] = dataclasses.field(default_factory=list)
     routers: list[list[Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     timed_steps: int = 0
+
+
+def check(folder: str | Path | None, every: int) -> None:
+    """InputError unless checkpoints can be left in `folder` every so many steps."""
+    if not is_whole(every) or every < 1:
+        raise InputError(f"checkpoint_every must be a positive whole number of steps, got {every!r}")
+    if folder is not None:
+        check_folder(folder, "checkpoint")
 
 
 def save(folder: str | Path, run: str, state: State, past: Past) -> None:

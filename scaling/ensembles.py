@@ -1,4 +1,4 @@
-"""Many runs of one shape in one compiled call: learning rates, decays and seeds side by side.
+"""Many runs of one shape by one compiled program: learning rates, decays and seeds, side by side where that is faster.
 
 `jax.vmap` of the same training steps as alone over states, hyper-parameters and the order of the data; the training stream is shared.
 Each member sees the text that it would see alone. Its products are the same too, but batched ones may sum in another order: losses
@@ -22,13 +22,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from models.accounting import count_params
+from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
-from models.sharding import data_mesh
-from scaling import step
+from models.sharding import ONE_DEVICE, data_mesh
+from scaling import checkpoints, step
 from scaling.devices import threads
 from scaling.errors import InputError
 from scaling.run import RunConfig, RunRecord, run_id
-from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, train, training_data
+from scaling.training import Job, Progress, Run, hyper, predicted_memory, prepare, routers_from, summed, train, training_data
 
 # What members may differ in. All else decides what is compiled, or how many steps and tokens there are.
 OWN = (
@@ -47,19 +49,25 @@ OWN = (
 # A step's micro-batches and the number of steps are the same for all, so that loops stay loops.
 AXES = step.Hyper._make(None if name in ("steps", "micro_batches") else 0 for name in step.Hyper._fields)
 
+# Parameters up to which members on one CPU device are trained side by side: measured (`benchmarks/ensembles.py`, 8 members, two threads) at
+# 1.44, 1.16 and 0.89 times the speed of one by one for 15, 43 and 134 thousand (widths 16, 32 and 64); in between it is 1 near here.
+LARGEST_BESIDE = 80_000
+
 
 def train_many(configs: Sequence[RunConfig], *, devices: int | None = None, progress: Progress | None = None) -> list[RunRecord]:
-    """Records of `configs`, in their order, trained together; they may differ in the fields OWN.
+    """Records of `configs`, in their order; they may differ in the fields OWN.
 
-    A record's `run_id` is not that of the lone run (`member_id`), whose losses it shares to rounding only, and its `versions` say how many
-    `members` there were. A diverged member's record says where. Seconds are a member's equal share of what all took, and rates what
-    all reached together. A single configuration is trained alone. The members are shared out over as many of the `devices`
-    (default: all that JAX has) as divide them. InputError, before anything starts, for shapes that differ (naming the field) or for the
-    same run named twice.
+    Models of more than LARGEST_BESIDE parameters on one CPU device are trained in turn, and their records are those of lone runs. Others
+    are trained side by side, shared out over as many of the `devices` (default: all that JAX has) as divide them: a record's `run_id` is
+    then not that of the lone run (`member_id`), whose losses it shares to rounding only, and its `versions` say how many `members` there
+    were. Seconds are a member's equal share of what all took, and rates what all reached together. A diverged member's record says where.
+    InputError, before anything starts, for shapes that differ (naming the field) or for the same run named twice.
     """
     _check_alike(configs)
     if len(configs) <= 1:
         return [train(own, devices=devices, progress=progress) for own in configs]
+    if not faster_beside(configs[0], shared_over(len(configs), devices)):
+        return _in_turn(configs, devices, progress)
     jobs, shared = member_jobs(configs, devices)
     started = time.perf_counter()
     ensemble = Ensemble(jobs, shared)
@@ -68,6 +76,28 @@ def train_many(configs: Sequence[RunConfig], *, devices: int | None = None, prog
     records = [run.record(compile_seconds=compile_seconds / len(jobs)) for run in ensemble.runs()]
     labels: dict[str, Any] = {"devices": shared} | ({"layout": f"members {shared}"} if shared > 1 else {})
     return [dataclasses.replace(own, versions=own.versions | {"members": str(len(jobs))}, **labels) for own in records]
+
+
+def faster_beside(config: RunConfig, devices: int) -> bool:
+    """Whether runs like `config` are trained faster side by side than in turn, as far as was measured: on one CPU device."""
+    return devices > 1 or jax.devices()[0].platform != "cpu" or count_params(config.model).total <= LARGEST_BESIDE
+
+
+def _in_turn(configs: Sequence[RunConfig], devices: int | None, progress: Progress | None) -> list[RunRecord]:
+    """The runs alone, as `train` makes them, by one compiled program. `progress` counts the steps of all."""
+    records: list[RunRecord] = []
+    compiled = None
+    for place, own in enumerate(configs):
+        job = prepare(own, devices)
+        started = time.perf_counter()
+        state = step.initialise(job.static, jnp.int32(own.seed))
+        if compiled is None:
+            compiled = step.train_steps.lower(job.static, state, job.data, job.hyper, jnp.int32(1)).compile()
+        run, compile_seconds = Run(job, compiled, state), time.perf_counter() - started
+        before, total = place * own.steps, len(configs) * own.steps
+        run.advance(own.steps, progress=None if progress is None else lambda done, _, b=before, t=total: progress(b + done, t))
+        records.append(run.record(compile_seconds=compile_seconds))
+    return records
 
 
 def member_id(alone: str, members: int, devices: int = 1) -> str:
@@ -113,7 +143,7 @@ class Ensemble:
         lowered = train_members.lower(static, devices, self.states, self._data, self._hypers, jnp.int32(1))
         self._compiled = lowered.compile()
         self.losses: list[np.ndarray] = []  # of each call: loss and gradient norm, (members, steps, 2)
-        self.routers: list[step.Metrics] = []  # of calls in the last tenth: rows (members, steps, ...)
+        self.routers: list[step.Metrics] = []  # one, the members' sums over the steps from `routers_from` on; none before
         self.seconds, self.done = 0.0, 0
 
     def advance(self, stop: int, progress: Progress | None = None) -> None:
@@ -131,24 +161,23 @@ class Ensemble:
 
     def _remember(self, metrics: step.Metrics, count: int) -> None:
         config = self.jobs[0].config
+        late = max(0, routers_from(config) - self.done)
         self.losses.append(np.stack([metrics.loss, metrics.gradient_norm], axis=-1)[:, :count])
-        late = max(0, config.steps * 9 // 10 - self.done)
         if config.model.is_moe and late < count:
-            self.routers.append(jax.tree.map(lambda rows: np.asarray(rows)[:, late:count], metrics))
+            self.routers = summed(self.routers, jax.tree.map(lambda rows: np.asarray(rows).swapaxes(0, 1)[late:count], metrics))
         self.done += count
 
     def runs(self) -> list[Run]:
         """The members as runs by themselves."""
         losses, states = np.concatenate(self.losses, axis=1), jax.device_get(self.states)
-        late = jax.tree.map(lambda *calls: np.concatenate(calls, axis=1).mean(axis=1), *self.routers) if self.routers else None
-        return [self._run(place, losses[place], *_member(place, (states, late))) for place in range(len(self.jobs))]
+        return [self._run(place, losses[place], *_member(place, (states, self.routers))) for place in range(len(self.jobs))]
 
-    def _run(self, place: int, losses: np.ndarray, state: step.TrainState, late: step.Metrics | None) -> Run:
+    def _run(self, place: int, losses: np.ndarray, state: step.TrainState, routers: list[step.Metrics]) -> Run:
         diverged_at = int(state.diverged_at)
         history = losses if diverged_at < 0 else losses[: diverged_at + 1]
-        run = Run(self.jobs[place], self._compiled, jax.tree.map(jnp.asarray, state), history.tolist())
-        run.seconds, run.timed_steps = self.seconds / len(self.jobs), self.done
-        run.routers = [] if late is None else [late]
+        past = checkpoints.Past(history.tolist(), seconds=self.seconds / len(self.jobs), timed_steps=len(history))
+        run = Run(self.jobs[place], self._compiled, jax.tree.map(jnp.asarray, state), past)
+        run.routers = routers
         return run
 
 
@@ -179,11 +208,8 @@ def _check_field(prefix: str, place: int, own: Any, first: Any) -> None:
 
 
 def member_jobs(configs: Sequence[RunConfig], devices: int | None) -> tuple[list[Job], int]:
-    """A job for each member, and on how many devices they are trained: the most, up to `devices`, that divide them evenly."""
-    first, members, there = configs[0], len(configs), jax.device_count()
-    if devices is not None and not 1 <= devices <= there:
-        raise InputError(f"devices = {devices}: JAX has {there}")
-    shared = max(part for part in range(1, (devices or there) + 1) if members % part == 0)
+    """A job for each member, and on how many devices they are trained (`shared_over`)."""
+    first, members, shared = configs[0], len(configs), shared_over(len(configs), devices)
     job = prepare(first, devices=1)
     memory = _memory(job, members, shared)
     check_memory(memory, available_memory())
@@ -196,11 +222,19 @@ def member_jobs(configs: Sequence[RunConfig], devices: int | None) -> tuple[list
     return [beside(own) for own in configs], shared
 
 
+def shared_over(members: int, devices: int | None) -> int:
+    """On how many devices members lie: the most, up to `devices`, that divide them evenly."""
+    there = jax.device_count()
+    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
+        raise InputError(f"devices = {devices}: JAX has {there}")
+    return max(part for part in range(1, (devices or there) + 1) if members % part == 0)
+
+
 def _memory(job: Job, members: int, devices: int) -> Memory:
     """Of all members, on the host, whose memory its devices share; of a device's own on an accelerator."""
     host = jax.devices()[0].platform == "cpu"
     here = members if host else members // devices
-    memory = predicted_memory(job.config, job.corpus, 1, job.teacher.model if job.teacher else None, here)
+    memory = predicted_memory(job.config, job.corpus, ONE_DEVICE, job.teacher.model if job.teacher else None, here)
     corpora = (devices if host else 1) * (1 if job.corpus.resident else members) * memory.parts["corpus"]
     return Memory(memory.parts | {"corpus": corpora, "order of the data": here * job.data.order.nbytes})
 

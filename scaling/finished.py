@@ -14,11 +14,13 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from models.config import ConfigError, ModelConfig
+from models.fields import is_whole
 from models.precision import policy, quantised_params
 from models.sharding import Layout
 from scaling import evaluation, step
 from scaling.data.corpora import load_corpus
 from scaling.errors import InputError
+from scaling.paths import check_folder
 from scaling.run import RunConfig, RunRecord
 
 
@@ -36,8 +38,27 @@ class Finished:
         return self.config.model
 
 
+def check_save(folder: str | Path, checkpoint: str | Path | None = None) -> None:
+    """InputError unless a model may be written to `folder`: a new or empty one, or that of a finished run, whose place it takes.
+
+    Whatever else is there would be deleted; so would `checkpoint`, the folder of a run's checkpoints, within it.
+    """
+    path = Path(folder).resolve()
+    kept = None if checkpoint is None else Path(checkpoint).resolve()
+    if kept is not None and (path == kept or path in kept.parents or kept in path.parents):
+        raise InputError(f"save {folder}: overlaps with the folder of checkpoints {checkpoint}; choose two that lie apart")
+    check_folder(folder, "save")
+    if path.exists() and any(path.iterdir()):
+        try:
+            record_of(path)
+        except InputError as error:
+            raise InputError(
+                f"save {folder}: has files and is not the folder of a finished run; they would be deleted, choose a new folder"
+            ) from error
+
+
 def save_model(folder: str | Path, state: step.TrainState, record: RunRecord) -> None:
-    """Writes the model to `folder`, in place of one that is there."""
+    """Writes the model to `folder`, in place of whatever is there (`check_save`)."""
     metadata: Any = {"record": record.as_dict()}
     ocp.save(str(Path(folder).resolve()), jax.tree.leaves((state.params, state.router)), custom_metadata=metadata, overwrite=True)
 
@@ -49,7 +70,7 @@ def load_model(folder: str | Path) -> Finished:
         raise InputError(f"model {folder}: run {record['run_id']} {record['status']} ({record['reason']}); it left no trained model")
     try:
         config = RunConfig.from_dict(record["config"])
-    except TypeError as error:  # a field that this version does not have, or does not have yet
+    except (TypeError, InputError, ConfigError) as error:  # a field that this version does not have, does not have yet, or refuses
         raise InputError(f"model {folder}: made by another version of isoloss, {record['versions']['isoloss']} ({error})") from error
     plain = static_of(dataclasses.replace(config, kernels=False))  # weights are the same with kernels, which may not be had here
     start = jax.eval_shape(lambda: step.initialise(plain, jnp.int32(0)))
@@ -69,7 +90,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"model {folder}: not the folder of a finished run (train with save = FOLDER to make one)") from error
 
 
-def static_of(config: RunConfig, layout: Layout | int = 1, teacher: ModelConfig | None = None) -> step.Static:
+def static_of(config: RunConfig, layout: Layout | int = 1, teacher: RunConfig | None = None) -> step.Static:
     """What the compilation of a run depends on."""
     if isinstance(layout, int):  # so many devices that share the micro-batches
         layout = Layout(data=layout)
@@ -81,8 +102,9 @@ def static_of(config: RunConfig, layout: Layout | int = 1, teacher: ModelConfig 
         optimizer=config.optimizer,
         remat=config.remat,
         layout=layout,
-        teacher=teacher,
+        teacher=teacher.model if teacher else None,
         kernels=config.kernels,
+        teacher_precision=teacher.precision if teacher else "fp32",
     )
 
 
@@ -92,8 +114,10 @@ def evaluate(
     """{loss, loss_se} of a finished run's model on its corpus, in its own number format or after post-training quantisation to another.
 
     Nats per token over about `tokens` validation tokens (default: as many as the run's own, and then the same). With `weights_only`
-    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format.
+    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format or fewer than one token.
     """
+    if tokens is not None and (not is_whole(tokens) or tokens < 1):
+        raise InputError(f"evaluate: tokens must be a positive whole number, got {tokens!r}")
     finished = load_model(folder)
     config, params = finished.config, finished.params
     if precision is not None:

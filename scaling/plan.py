@@ -15,7 +15,7 @@ from models.config import ConfigError, ModelConfig
 from scaling import recipe
 from scaling.errors import InputError
 from scaling.plan_tables import SHAPE_KEYS, TRAIN_KEYS, Arm, Budgets, Ladder, Run, Train, given
-from scaling.run import RunConfig
+from scaling.run import RunConfig, applicable, without_effect
 from scaling.toml_files import Strict, read_toml, validated
 
 BYTES = 256  # symbols of a corpus of bytes
@@ -87,7 +87,15 @@ class Plan(Strict):
         for place, run in enumerate(self.runs):
             with _place(f"runs.{place}"):
                 jobs.extend(self._listed(run, vocab_size))
+        self._check_heeded([job.config for job in jobs])
         return jobs
+
+    def _check_heeded(self, configs: list[RunConfig]) -> None:
+        """An arm may not heed a key of [train]; InputError where no arm does."""
+        idle = [without_effect(config.model, config.schedule, config.teacher) for config in configs]
+        for key, value in given(self.train, TRAIN_KEYS).items():
+            if value != getattr(RunConfig, key) and all(key in names for names in idle):
+                raise InputError(f"train.{key} = {value!r}: changes nothing in any arm without {idle[0][key]}")
 
     def _cell(self, arm: Arm, budget: float, vocab_size: int) -> list[Job]:
         assert self.budgets is not None
@@ -95,14 +103,15 @@ class Plan(Strict):
         return [
             Job(RunConfig(shape, tokens, self.corpus, seed=seed, arm=arm.name, **fields), budget, holdout)
             for shape, tokens in self._shapes(arm, budget, holdout, vocab_size)
-            for fields in self._fields(arm)
+            for fields in self._fields(arm, shape)
             for seed in arm.seeds or self.train.seeds
         ]
 
-    def _fields(self, table: Arm | Run) -> list[dict[str, Any]]:
-        """What runs of an arm or of the list are trained with: the table's own before the plan's; one for each learning rate."""
-        fields = given(self.train, TRAIN_KEYS) | given(table, TRAIN_KEYS)
-        rates = table.learning_rates or (None if "learning_rate" in given(table, TRAIN_KEYS) else self.train.learning_rates)
+    def _fields(self, table: Arm | Run, shape: ModelConfig) -> list[dict[str, Any]]:
+        """What runs of an arm or of the list are trained with: the table's own before what it heeds of the plan's; one for each learning rate."""
+        own = given(table, TRAIN_KEYS)
+        fields = applicable(shape, given(self.train, TRAIN_KEYS), own)
+        rates = table.learning_rates or (None if "learning_rate" in own else self.train.learning_rates)
         return [fields | {"learning_rate": rate} for rate in rates] if rates else [fields]
 
     def _shapes(self, arm: Arm, budget: float, holdout: bool, vocab_size: int) -> list[tuple[ModelConfig, int]]:
@@ -130,7 +139,9 @@ class Plan(Strict):
         flops = models.training_flops(shape).training
         tokens = run.tokens or int((run.flops or 0.0) / flops)
         seeds = self.train.seeds if run.seed is None else [run.seed]
-        configs = [RunConfig(shape, tokens, self.corpus, seed=s, arm=run.arm, **fields) for fields in self._fields(run) for s in seeds]
+        configs = [
+            RunConfig(shape, tokens, self.corpus, seed=s, arm=run.arm, **fields) for fields in self._fields(run, shape) for s in seeds
+        ]
         return [Job(config, run.budget or run.flops or flops * config.tokens_trained, run.holdout) for config in configs]
 
 

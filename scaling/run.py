@@ -10,6 +10,7 @@ from typing import Any
 
 from models.accounting import REMAT
 from models.config import ModelConfig
+from models.fields import check_fields
 from models.precision import policy
 from scaling import recipe
 from scaling.data.corpus import Corpus
@@ -18,7 +19,8 @@ from scaling.optimizers import OPTIMIZERS
 from scaling.schedules import SCHEDULES
 
 # Raised when the training code changes what a configuration computes: records of older code are then never taken for new ones.
-NUMERICS_VERSION = 2
+# 3: routers' means are over exactly the last tenth of the steps; teachers keep their own format; `emulate` is no part of a run.
+NUMERICS_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +33,10 @@ class RunConfig:
     computes every block again in the backward pass, which costs time and saves memory.
 
     `teacher` is the folder of a finished run (`scaling.train(..., save=FOLDER)`): the loss is then `distill_weight` parts of its
-    distribution at `temperature`, the rest the data's. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
+    distribution, in its own number format, at `temperature`, the rest the data's; both learn from one corpus. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
     number format run on an accelerator without units for it (on a CPU that needs no asking). `kernels` uses the compiled CPU kernels
-    (`models.kernels`), which need a C++ compiler and round differently from plain JAX.
+    (`models.kernels`), which need a C++ compiler and round differently from plain JAX. InputError for a value other than the default of
+    what changes nothing beside the rest (`without_effect`).
     """
 
     model: ModelConfig
@@ -63,24 +66,26 @@ class RunConfig:
     kernels: bool = False
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
+        check_fields(self, InputError, "run: ")
+        _require(0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
         for name in ("tokens", "micro_batch", "epochs", "validation_tokens"):
-            _require(
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name
-            )
+            _require(getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name)
         policy(self.precision)
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("remat", REMAT)):
             _require(getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", self, name)
         for name in ("warmup", "decay"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a fraction of the run, 0 to 1", self, name)
-        _require(self.warmup + self.decay <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
+        for name, needs in without_effect(self.model, self.schedule, self.teacher).items():
+            _require(getattr(self, name) == getattr(RunConfig, name), f"{name} changes nothing without {needs}", self, name)
+        fall = self.decay if self.schedule == "wsd" else 0
+        _require(self.warmup + fall <= 1, f"warmup + decay must not exceed 1; decay = {self.decay}", self, "warmup")
         for name in ("weight_decay", "balance_loss", "z_loss", "bias_rate"):
-            _require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
+            _require(getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
         _require(0 <= self.distill_weight <= 1, "distill_weight is a share of the loss, 0 to 1", self, "distill_weight")
-        _require(math.isfinite(self.temperature) and self.temperature > 0, "temperature must be positive", self, "temperature")
+        _require(self.temperature > 0, "temperature must be positive", self, "temperature")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", recipe.learning_rate(self.tokens))
-        _require(math.isfinite(self.peak) and self.peak > 0, "learning_rate must be positive", self, "learning_rate")
+        _require(self.peak > 0, "learning_rate must be positive", self, "learning_rate")
         if self.batch is None:
             object.__setattr__(self, "batch", recipe.batch_sequences(self.tokens, self.model.context))
         _require(self.sequences >= 1, "batch must be at least 1", self, "batch")
@@ -134,6 +139,27 @@ class RunConfig:
         return cls(model=ModelConfig(**fields.pop("model")), **fields)
 
 
+def without_effect(model: ModelConfig, schedule: str, teacher: str | None) -> dict[str, str]:
+    """Fields of a run that change nothing beside these, and what each would need."""
+    found = {}
+    if not model.is_moe:
+        found = dict.fromkeys(("balance_loss", "z_loss", "bias_rate"), "experts")
+    elif model.balance != "switch":
+        found["balance_loss"] = 'balance = "switch"'
+    if model.is_moe and model.balance != "bias":
+        found["bias_rate"] = 'balance = "bias"'
+    if schedule != "wsd":
+        found["decay"] = 'schedule = "wsd"'
+    return found | (dict.fromkeys(("distill_weight", "temperature"), "a teacher") if teacher is None else {})
+
+
+def applicable(model: ModelConfig, shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a run of `model`: its `own`, and of those that the runs of a plan share what is not own and has an effect there."""
+    fields = shared | own
+    idle = without_effect(model, fields.get("schedule", RunConfig.schedule), fields.get("teacher"))
+    return {name: value for name, value in fields.items() if name in own or name not in idle}
+
+
 def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
     """Distinct training tokens that the run sees; InputError where the corpus cannot serve it."""
     context = config.model.context
@@ -158,7 +184,8 @@ def run_id(config: RunConfig, corpus_id: str, threads: int, layout: str = "one d
     """The identity of a run: 16 hex digits of the hash of its configuration, corpus, teacher, threads, layout of devices and NUMERICS_VERSION.
 
     On one kind of device and one set of library versions that decides the result bit for bit; the record names device and versions. The
-    name of the arm is a label and left out, so that two plans that call the same run differently train it once.
+    name of the arm is a label and left out, so that two plans that call the same run differently train it once; and so is `emulate`,
+    which lets a run be made and changes nothing in it.
     """
     return identify(config.as_dict(), corpus=corpus_id, threads=threads, layout=layout, numerics=NUMERICS_VERSION, teacher=teacher_id)
 
@@ -167,6 +194,8 @@ def identify(config: dict[str, Any], **circumstances: Any) -> str:
     """`run_id` from the configuration as a dict, which may be another version's, and from what else decides the result."""
     fields = config | circumstances
     del fields["arm"]
+    if fields["numerics"] >= 3:  # before, it was part of the identity
+        fields.pop("emulate", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -174,11 +203,14 @@ def identify(config: dict[str, Any], **circumstances: Any) -> str:
 class RunRecord:
     """What a run leaves. Losses are nats per token on the corpus' validation set; `status` is done or diverged.
 
+    `tokens` and `flops` are those of the configuration, also where the run diverged. Up to `diverged_at` it was trained: of those steps are
+    `train_loss`, `flops_realised`, `flops_shared` and the rates, whose seconds go on to the end of the call in which the run was lost.
+
     `flops` is the exact training count (`models.accounting`); `loss_se` the standard error of the loss by bootstrap over blocks of the text.
     `flops_realised` adds what the count leaves out: padding of experts' rows and recomputed blocks. `flops_shared` is what a run cost that
     set out from another run's trunk (`scaling.train_horizons`). A distilled run's teacher cost `teacher_training_flops` once and
     `teacher_forward_flops` for the tokens of this run. `routers` holds per layer the experts' load (shares), the router's entropy
-    (nats) and the share of dropped choices, means over the last tenth of the steps.
+    (nats) and the share of dropped choices, means over the steps from nine tenths of the run on.
     """
 
     run_id: str
@@ -230,7 +262,7 @@ class RunRecord:
     emulated: list[str] = dataclasses.field(default_factory=list)  # what the device has no units for
     bits: dict[str, float] = dataclasses.field(default_factory=dict)  # of weights, activations and cache
     memory_predicted: int | None = None  # bytes
-    memory_peak: int | None = None
+    memory_peak: int | None = None  # of the process since the run began; None where earlier runs in it cannot be told apart
     bits_per_byte: float | None = None  # where the bytes that a token stands for are known
     bits_per_byte_se: float | None = None
 

@@ -34,7 +34,7 @@ Params = Any  # the nnx.State of a Transformer
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """What a compilation depends on. `layout`: the devices that share a step; `teacher`: whose logits are learnt from."""
+    """What a compilation depends on. `layout`: the devices that share a step; `teacher`: whose logits, in its own format, are learnt from."""
 
     model: ModelConfig
     precision: str
@@ -45,6 +45,7 @@ class Static:
     layout: Layout = ONE_DEVICE
     teacher: ModelConfig | None = None
     kernels: bool = False
+    teacher_precision: str = "fp32"
 
     @property
     def devices(self) -> int:
@@ -76,7 +77,7 @@ class LossScale(NamedTuple):
 
     factor: Array
     since: Array  # steps since it last changed
-    skipped: Array  # steps whose gradient overflowed, which changed nothing
+    skipped: Array  # steps whose gradient overflowed, which changed nothing, of a run that went on
 
 
 class TrainState(NamedTuple):
@@ -167,7 +168,7 @@ def _sequences(stream: Array, index_B: Array, context: int) -> tuple[Array, Arra
 def _teacher_logits(static: Static, data: Data, inputs_BT: Array) -> Array:
     assert static.teacher is not None
     assert data.teacher is not None
-    graph = _graph(Static(static.teacher, static.precision, static.micro_batch, static.schedule))
+    graph = _graph(Static(static.teacher, static.teacher_precision, static.micro_batch, static.schedule))
     return nnx.merge(graph, *data.teacher)(inputs_BT)
 
 
@@ -268,7 +269,9 @@ def _update(
 ) -> tuple[TrainState, Metrics]:
     """The state after a step, unless its loss or gradient is not finite."""
     gradients = jax.tree.map(lambda g: g / state.scale.factor, gradients)
-    squares = [jnp.vdot(g, g) for g in jax.tree.leaves(gradients)]
+    # A dot product is fastest on one device, but of an array in parts it would bring them all together first.
+    square = (lambda g: jnp.vdot(g, g)) if static.devices == 1 else (lambda g: jnp.sum(jnp.square(g)))
+    squares = [square(g) for g in jax.tree.leaves(gradients)]
     norm = jnp.sqrt(sum(squares))
     finite = jnp.isfinite(norm)
     scale, lost = state.scale, ~finite | ~jnp.isfinite(loss)
@@ -277,6 +280,7 @@ def _update(
         lost = ~jnp.isfinite(loss) | (~finite & (state.scale.factor <= SMALLEST_SCALE))
     diverged_at = jnp.where((state.diverged_at < 0) & lost, state.step, state.diverged_at)
     alive = diverged_at < 0
+    scale = jax.tree.map(partial(jnp.where, alive), scale, state.scale)
 
     rate = learning_rate(static.schedule, hyper, state.step)
     params, moments = optimizer(static.optimizer, static.model).update(gradients, state.moments, state.params, rate, hyper.weight_decay)

@@ -23,15 +23,16 @@ from models import kernels
 from models.accounting import recompute_flops
 from models.config import ModelConfig
 from models.expert_rows import expert_rows
-from models.memory import Memory, available_memory, check_memory, peak_memory, predict_memory
+from models.fields import is_whole
+from models.memory import PEAK, Memory, available_memory, check_memory, predict_memory
 from models.precision import check_native, policy
-from models.sharding import Layout, check_layout, placed
+from models.sharding import ONE_DEVICE, Layout, check_layout, placed
 from models.transformer import check_kernels
 from scaling import checkpoints, evaluation, step
 from scaling.data.corpora import Corpus, load_corpus
 from scaling.devices import device_name, threads
 from scaling.errors import InputError
-from scaling.finished import Finished, load_model, save_model, static_of
+from scaling.finished import Finished, check_save, load_model, save_model, static_of
 from scaling.run import NUMERICS_VERSION, RunConfig, RunRecord, run_id, unique_tokens
 
 CURVE_POINTS = 32  # of the training curve kept in the record
@@ -74,10 +75,14 @@ def train(
     With `checkpoint` (a folder) the state is saved there every `checkpoint_every` steps and a later call carries on from
     the newest one, to the same bits as a run that was never interrupted. The micro-batches of a step are shared out over as many
     of the `devices` (default: all that JAX has) as divide them; a `layout` (`models.sharding`) splits weights too. Of several processes
-    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in. `interruptions` says
-    more about checkpoints than `checkpoint` and `checkpoint_every` do, and takes their place; Interrupted where its `stop` ends the run.
+    (`scaling.processes`) each calls this and gets the record. `save` is the folder that the trained model is left in: a new or empty one, or
+    that of a finished run, which is replaced; InputError, before anything starts, for any other. `interruptions` says more about checkpoints
+    than `checkpoint` and `checkpoint_every` do, and takes their place; Interrupted where its `stop` ends the run.
     """
+    checkpoints.check(checkpoint, checkpoint_every)
     care = interruptions or Interruptions(checkpoint, checkpoint_every)
+    if save is not None:
+        check_save(save, care.folder)
     job = prepare(config, devices, layout)
     started = time.perf_counter()
     state = step.initialise(job.static, jnp.int32(config.seed))
@@ -90,7 +95,7 @@ def train(
     run = Run(job, compiled, state, past)
     run.advance(config.steps, care, progress)
     record = run.record(compile_seconds=compile_seconds)
-    if save:
+    if save is not None:
         save_model(save, run.state, record)
     return record
 
@@ -112,23 +117,24 @@ class Job:
 
 def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None = None) -> Job:
     """The job of `config`; InputError or ConfigError for one that cannot run here, before anything starts."""
+    PEAK.begin()
     corpus = load_corpus(config.corpus)
     unique = unique_tokens(config, corpus)
     device = jax.devices()[0]
     if config.kernels:
         check_kernels(config.model, policy(config.precision))
-    check_native(config.precision, device.platform, device.device_kind, emulate=config.emulate or device.platform == "cpu")
-    teacher = _teacher(config)
+    teacher = _teacher(config, corpus)
+    for precision in (config.precision, *((teacher.config.precision,) if teacher else ())):
+        check_native(precision, device.platform, device.device_kind, emulate=config.emulate or device.platform == "cpu")
     layout = layout or Layout(data=_shared_over(config, devices))
     check_layout(config.model, layout)
     if config.micro_batches % layout.batch_shares:
         raise InputError(
             f"layout {layout}: the {config.micro_batches} micro-batches of a step do not fall into {layout.batch_shares} equal shares"
         )
-    here = math.gcd(layout.devices, jax.local_device_count())  # of this process, whose memory they share on a CPU
-    memory = predicted_memory(config, corpus, here, teacher.model if teacher else None)
+    memory = predicted_memory(config, corpus, layout, teacher.model if teacher else None)
     check_memory(memory, available_memory())
-    static = static_of(config, layout, teacher.model if teacher else None)
+    static = static_of(config, layout, teacher.config if teacher else None)
     stream, (order,) = training_data(config, corpus, [config.seed])
     data = step.Data(jnp.asarray(stream), jnp.asarray(order), (teacher.params, teacher.router) if teacher else None)
     data = placed(data, layout)
@@ -136,9 +142,12 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     return Job(config, corpus, static, data, hyper(config), identity, unique, memory, teacher)
 
 
-def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teacher: ModelConfig | None = None, members: int = 1) -> Memory:
-    """The peak of a process that trains `config`. Virtual CPU devices hold copies in one memory; accelerators have each their own."""
+def predicted_memory(
+    config: RunConfig, corpus: Corpus, layout: Layout = ONE_DEVICE, teacher: ModelConfig | None = None, members: int = 1
+) -> Memory:
+    """The peak of a process that trains `config`. Virtual CPU devices hold their parts in one memory; accelerators have each their own."""
     platform = jax.devices()[0].platform
+    here = math.gcd(layout.devices, jax.local_device_count()) if platform == "cpu" else 1
     return predict_memory(
         config.model,
         config.precision,
@@ -147,8 +156,9 @@ def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teache
         remat=config.remat,
         kernels=config.kernels,
         teacher=teacher,
-        copies=members * (devices if platform == "cpu" else 1),
-        corpus_bytes=data_bytes(config, corpus) * (devices if platform == "cpu" else 1),
+        layout=layout,
+        copies=members * here,
+        corpus_bytes=data_bytes(config, corpus) * here,
         platform=platform,
     )
 
@@ -156,15 +166,17 @@ def predicted_memory(config: RunConfig, corpus: Corpus, devices: int = 1, teache
 def _shared_over(config: RunConfig, devices: int | None) -> int:
     """On how many devices: the most, up to `devices`, that divide a step's micro-batches evenly."""
     there = jax.device_count()
-    if devices is not None and not 1 <= devices <= there:
+    if devices is not None and not (is_whole(devices) and 1 <= devices <= there):
         raise InputError(f"devices = {devices}: JAX has {there}; scaling.one_device_per_core() before its first use makes one of each core")
     return max(part for part in range(1, (devices or there) + 1) if config.micro_batches % part == 0)
 
 
-def _teacher(config: RunConfig) -> Finished | None:
+def _teacher(config: RunConfig, corpus: Corpus) -> Finished | None:
     if config.teacher is None:
         return None
     teacher = load_model(config.teacher)
+    if teacher.record["corpus"] != corpus.id:
+        raise InputError(f"teacher {config.teacher}: was trained on corpus {teacher.record['corpus']}, but the student's is {corpus.id}")
     if teacher.model.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher {config.teacher}: vocab_size = {teacher.model.vocab_size} differs from the student's {config.model.vocab_size}"
@@ -184,7 +196,7 @@ class Run:
         self.job, self.state = job, state
         self._compiled = compiled
         self.losses = past.curve  # loss and gradient norm of each step
-        self.routers = [_metrics(row) for row in past.routers]  # means over calls in the last tenth of the steps
+        self.routers = [_metrics(row) for row in past.routers]  # one, the sum over steps from `routers_from` on; none before
         self.seconds, self.timed_steps = past.seconds, past.timed_steps
 
     @property
@@ -197,7 +209,10 @@ class Run:
         return None if place < 0 else place
 
     def advance(self, stop: int, care: Interruptions | None = None, progress: Progress | None = None) -> None:
-        """Trains up to step `stop`, or until the run diverges. Interrupted if `care.stop` says so before."""
+        """Trains up to step `stop`, or until the run diverges: the step that was lost is then the last that counts as done.
+
+        Interrupted if `care.stop` says so before.
+        """
         care, saved = care or Interruptions(), time.perf_counter()
         while self.done < stop:
             started, first = time.perf_counter(), self.done
@@ -206,7 +221,7 @@ class Run:
                 until = min(until, (first // care.steps + 1) * care.steps)
             self.state, metrics = self._compiled(self.state, self.job.data, self.job.hyper, jnp.int32(until - first))
             self._remember(metrics, until - first)  # waits for the call, whose own loop is long
-            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + until - first
+            self.seconds, self.timed_steps = self.seconds + time.perf_counter() - started, self.timed_steps + self.done - first
             if self.diverged_at is not None:
                 break
             stopped = self.done < stop and care.stop()
@@ -229,9 +244,12 @@ class Run:
             care.say(f"checkpoint {care.folder}: that of step {self.done} cannot be written: {' '.join(str(error).split())[:200]}")
 
     def _remember(self, metrics: step.Metrics, count: int) -> None:
+        late = max(0, routers_from(self.job.config) - self.done)
+        if self.job.config.model.is_moe and late < count:
+            self.routers = summed(self.routers, jax.tree.map(lambda rows: np.asarray(rows)[late:count], metrics))
         self.losses.extend(np.stack([metrics.loss[:count], metrics.gradient_norm[:count]], axis=1).tolist())
-        if self.job.config.model.is_moe and self.done > 0.9 * self.job.config.steps:
-            self.routers.append(jax.tree.map(lambda rows: np.asarray(rows)[:count].mean(axis=0), metrics))
+        if self.diverged_at is not None:
+            del self.losses[self.diverged_at + 1 :]
 
     def record(self, *, compile_seconds: float, flops_shared: float | None = None) -> RunRecord:
         """The record of the run as it stands: evaluated if it reached its horizon."""
@@ -261,18 +279,18 @@ class Run:
             flops_per_second=rate * models.training_flops(config.model).training,
             train_loss=[value for value in curve if math.isfinite(value)],
             expert_load_max=max(max(layer["load"]) for layer in routers) * config.model.experts if routers else None,
-            flops_realised=realised_flops(config, routers),
+            flops_realised=realised_flops(config, routers, self.done),
             flops_shared=flops_shared,
             diverged_at=diverged,
             skipped_steps=int(self.state.scale.skipped),
             routers=routers,
-            memory_peak=peak_memory(),
+            memory_peak=PEAK.read(),
         )
 
     def _router_summary(self) -> list[dict[str, Any]] | None:
         if not self.routers:
             return None
-        mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *self.routers)
+        mean = jax.tree.map(lambda rows: rows / (self.done - routers_from(self.job.config)), self.routers[0])
         return [
             {"load": load.tolist(), "entropy": float(entropy), "dropped": float(dropped)}
             for load, entropy, dropped in zip(mean.load_LE, mean.entropy_L, mean.dropped_L, strict=True)
@@ -280,12 +298,23 @@ class Run:
 
 
 def _metrics(row: list[Any]) -> step.Metrics:
-    parts: list[Any] = [np.asarray(part, np.float32) for part in row]
+    parts: list[Any] = [np.asarray(part, np.float64) for part in row]
     return step.Metrics(*parts)
 
 
-def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> float:
-    """Training FLOP with what the exact count leaves out: padding (or drops) of experts' rows at the measured load, recomputed blocks."""
+def routers_from(config: RunConfig) -> int:
+    """The step from which on the record averages what routers did: it begins the last tenth of the run."""
+    return config.steps * 9 // 10
+
+
+def summed(before: list[step.Metrics], rows: step.Metrics) -> list[step.Metrics]:
+    """[the sum of `before` and of all rows], one row after another in float64: the same bits however the steps fell into calls."""
+    parts = [jax.tree.map(lambda x: np.asarray(x, np.float64)[None], one) for one in before] + [rows]
+    return [jax.tree.map(lambda *each: np.add.accumulate(np.concatenate(each), dtype=np.float64)[-1], *parts)]
+
+
+def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None, steps: int) -> float:
+    """Training FLOP of `steps` steps with what the exact count leaves out: padding (or drops) of experts' rows at the measured load, recomputed blocks."""
     rows = config.micro_batch * config.model.context
     per_token = None
     if config.model.is_moe:
@@ -293,7 +322,7 @@ def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None) -> f
         per_token = float(np.mean([expert_rows(config.model, rows, load) for load in loads])) / rows
     count = models.training_flops(config.model, expert_rows_per_token=per_token)
     again = recompute_flops(config.model, config.remat, expert_rows_per_token=per_token)
-    return (count.training + again) * config.tokens_trained
+    return (count.training + again) * steps * config.sequences * config.model.context
 
 
 def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:

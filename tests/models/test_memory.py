@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,11 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from models import ConfigError, ModelConfig, Transformer, kernels, memory
-from models.memory import available_memory, check_memory, fits_in_memory, host_memory, peak_memory, predict_memory
+from models.memory import FLOAT32, available_memory, check_memory, fits_in_memory, host_memory, peak_memory, predict_memory
+from models.sharding import Layout, mesh_axes, specs
 from scaling import step
 from scaling.optimizers import optimizer
 
@@ -121,6 +125,77 @@ def test_prediction_against_the_peak_of_a_process(config, micro_batch):
     command = [sys.executable, "-c", PROCESS, json.dumps(dataclasses.asdict(config)), str(micro_batch)]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert predict_memory(config, "fp32", micro_batch, corpus_bytes=CORPUS).total == pytest.approx(peak, rel=0.25)
+
+
+LAYOUTS = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import jax.numpy as jnp
+from models import ModelConfig, memory
+from models.sharding import Layout, placed
+from scaling import step
+layout = Layout(**json.loads(sys.argv[3]))
+static = step.Static(ModelConfig(**json.loads(sys.argv[1])), "fp32", int(sys.argv[2]), "wsd", layout=layout)
+state = step.initialise(static, jnp.int32(0))
+data = step.Data(jnp.zeros(100_000, jnp.uint8), jnp.arange(100_000 // static.model.context - 1, dtype=jnp.int32))
+whole = {"steps": 1, "warmup_steps": 1, "decay_steps": 1, "micro_batches": 4}
+hyper = step.Hyper(**{name: jnp.int32(whole[name]) if name in whole else jnp.float32(1e-3) for name in step.Hyper._fields})
+data, hyper, count = placed((data, hyper, jnp.int32(1)), layout)
+compiled = step.train_steps.lower(static, state, data, hyper, count).compile()
+found = compiled.memory_analysis()
+jax.block_until_ready(compiled(state, data, hyper, count))
+account = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
+print(account, memory.peak_memory())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("layout", [Layout(fsdp=4), Layout(tensor=4), Layout(fsdp=2, tensor=2), Layout(data=4), Layout(expert=4)], ids=str)
+def test_prediction_of_a_layout(layout):
+    """Of one device by XLA's account; of the host, whose memory its four devices share, by the process' peak."""
+    shape = MOE if layout.expert > 1 else WIDE
+    config, micro_batch = dataclasses.replace(shape, width=256, context=64), 8 if layout.expert > 1 else 1
+    sizes = json.dumps(dataclasses.asdict(layout))
+    command = [sys.executable, "-c", LAYOUTS, json.dumps(dataclasses.asdict(config)), str(micro_batch), sizes]
+    account, peak = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    device = predict_memory(config, "fp32", micro_batch, layout=layout, corpus_bytes=CORPUS)
+    assert device.total - device.parts["process"] == pytest.approx(account, rel=0.15)
+    host = predict_memory(config, "fp32", micro_batch, layout=layout, copies=4, corpus_bytes=4 * CORPUS)
+    assert host.total == pytest.approx(peak, rel=0.25)
+
+
+@pytest.mark.parametrize("layout", [Layout(fsdp=4), Layout(tensor=4), Layout(fsdp=2, tensor=2, expert=2), Layout(data=8)], ids=str)
+@pytest.mark.parametrize(
+    "config", [SMALL, dataclasses.replace(MOE, shared_experts=1, positions="learned", tied=True)], ids=["dense", "moe"]
+)
+def test_a_device_holds_its_part_of_the_state(config, layout):
+    """As the table of `models.sharding` divides every single weight and moment."""
+
+    def part(tree: Any) -> int:
+        entries = jax.tree.leaves(specs(tree, layout), is_leaf=lambda entry: isinstance(entry, PartitionSpec))
+        over = [math.prod(getattr(layout, axis) for axis in mesh_axes(entry)) for entry in entries]
+        return sum(FLOAT32 * leaf.size // parts for leaf, parts in zip(jax.tree.leaves(tree), over, strict=True))
+
+    params = nnx.eval_shape(lambda: nnx.state(Transformer(config, rngs=nnx.Rngs(0)), nnx.Param))
+    for platform in ("cpu", "gpu"):
+        for name in memory.OPTIMIZERS:
+            found = predict_memory(config, optimizer=name, layout=layout, platform=platform).parts
+            assert found["parameters"] == part(params)
+            assert 0 <= part(jax.eval_shape(optimizer(name, config).init, params)) - found["moments"] < 100  # step counters
+
+
+def test_a_layout_that_splits_weights_needs_less():
+    whole, split = (predict_memory(WIDE, micro_batch=4, layout=layout).parts for layout in (Layout(data=4), Layout(fsdp=4)))
+    assert whole == predict_memory(WIDE, micro_batch=4).parts
+    assert split["parameters"] < 0.3 * whole["parameters"]
+    assert split["activations"] == whole["activations"]
+    assert whole["gathered weights"] == 0 < split["gathered weights"]
+    many = dataclasses.replace(WIDE, layers=12)  # in a loop, where one block's weights are there at a time
+    gathered = [predict_memory(config, layout=Layout(fsdp=4)).parts["gathered weights"] for config in (WIDE, many)]
+    assert gathered[1] < gathered[0]
+    assert predict_memory(WIDE, micro_batch=4, layout=Layout(tensor=4)).parts["activations"] < 0.6 * whole["activations"]
 
 
 @pytest.mark.parametrize("name", memory.OPTIMIZERS)
@@ -239,6 +314,35 @@ def test_memory_of_this_machine_is_plausible(tmp_path):
     peak = peak_memory()
     assert peak is None or 50e6 < peak < 1e12
     assert host_memory(tmp_path) >= 10**8  # no proc: the physical memory
+
+
+@pytest.mark.skipif(not os.access(memory.CLEAR_REFS, os.W_OK), reason="the kernel's high-water mark cannot be set back here")
+def test_a_later_run_has_a_peak_of_its_own():
+    """What was held and given back before it began is not in it; what it holds for a while is."""
+    peaks, megabyte = memory.Peak(), 2**20
+    for held in (400, 100, 250):
+        peaks.begin()
+        start = host_memory_held()
+        block = np.ones(held * megabyte, np.uint8)
+        del block
+        found = peaks.read()
+        assert found is not None
+        assert held * megabyte * 0.95 < found - start < (held + 60) * megabyte
+
+
+def host_memory_held() -> int:
+    return 1024 * memory._numbers(memory.PROCESS_STATUS)["VmRSS:"]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_peak_that_cannot_be_told_apart_is_not_told(platform, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no such folder" / "clear_refs")
+    device: Any = SimpleNamespace(platform=platform, memory_stats=lambda: {"peak_bytes_in_use": 70})
+    peaks = memory.Peak()
+    peaks.begin(device)
+    assert (peaks.read(device) or 0) >= 70
+    peaks.begin(device)
+    assert peaks.read(device) is None
 
 
 def test_memory_of_an_accelerator_is_what_its_allocator_may_take():

@@ -20,7 +20,7 @@ from scaling.errors import InputError
 from scaling.finished import load_model
 from scaling.run import RunConfig
 from scaling.schedules import learning_rate
-from scaling.training import hyper, train
+from scaling.training import hyper, prepare, train
 
 SHAPE = models.ladder(16, context=32)
 STEP = 2 * 32  # tokens
@@ -110,12 +110,24 @@ def test_a_diverged_trunk_is_recorded_at_every_horizon(text_folder):
         ({"tokens": 4000 * STEP}, [500 * STEP], "at least 572 are needed"),
         ({}, [299 * STEP], "at least 300 are needed"),
         ({}, [0], "too few"),
+        ({}, [320.5 * STEP], "whole numbers, got 20512.0"),
     ],
 )
 def test_horizons_that_share_no_trunk_are_refused(text_folder, fields, horizons, says):
     with pytest.raises(InputError, match=says) as caught:
         train_horizons(config(text_folder, **fields), horizons)
     assert "\n" not in str(caught.value)
+
+
+def test_horizons_leave_other_folders_alone(text_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for save in (tmp_path / "file", tmp_path / "models"):
+        if save.name == "models":  # what a branch would be called is known before it is trained
+            job = prepare(branch_config(config(text_folder), HORIZONS[0]))
+            (save / job.id).mkdir(parents=True)
+            (save / job.id / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match="save"):
+            train_horizons(config(text_folder), HORIZONS, save=save, progress=lambda done, steps: pytest.fail("training has begun"))
 
 
 def test_the_least_horizon_that_is_named_is_enough(text_folder):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import models
-from scaling.ensembles import OWN, Ensemble, member_jobs, train_many
+from scaling.ensembles import OWN, Ensemble, faster_beside, member_jobs, train_many
 from scaling.errors import InputError
 from scaling.run import RunConfig
 from scaling.training import train
@@ -106,6 +106,25 @@ def test_one_run_is_trained_alone(text_folder):
     alone = train(lone)
     assert (record.run_id, record.loss) == (alone.run_id, alone.loss)
     assert train_many([]) == []
+
+
+def test_models_too_large_for_it_are_trained_in_turn_with_the_same_results(together, text_folder, monkeypatch):
+    """Records to the bit those of lone runs, and to rounding those of members; a lost run harms none here either."""
+    assert faster_beside(config(model=models.ladder(32, context=32)), 1)
+    assert not faster_beside(config(model=models.ladder(64, context=32)), 1)
+    assert faster_beside(config(model=models.ladder(64, context=32)), 2)
+    monkeypatch.setattr("scaling.ensembles.LARGEST_BESIDE", 0)
+    told: list[tuple[int, int]] = []
+    in_turn = train_many(members(text_folder), progress=lambda done, steps: told.append((done, steps)))
+    for record, member, own in zip(in_turn, together, members(text_folder), strict=True):
+        alone = train(own)
+        for name in ("run_id", "loss", "train_loss", "status", "diverged_at", "tokens", "memory_predicted"):
+            assert getattr(record, name) == getattr(alone, name), name
+        assert record.loss == (None if member.loss is None else pytest.approx(member.loss, abs=ROUNDING))
+        assert record.run_id != member.run_id
+        assert "members" not in record.versions
+    assert told[-1] == (1200, 1200)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
 
 
 @pytest.mark.parametrize(

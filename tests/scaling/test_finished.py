@@ -23,7 +23,7 @@ from models.config import ConfigError
 from scaling import step
 from scaling.data.corpora import load_corpus
 from scaling.errors import InputError
-from scaling.finished import evaluate, load_model, save_model, static_of
+from scaling.finished import check_save, evaluate, load_model, save_model, static_of
 from scaling.run import RunConfig, RunRecord
 from scaling.training import identity, prepare, train
 
@@ -96,9 +96,37 @@ def test_a_saved_model_has_the_loss_of_its_record_bit_for_bit(teacher):
 
 def test_a_later_run_takes_the_folder_over(teacher, text_folder, tmp_path):
     record = teacher[1]
+    check_save(teacher[0])
     leave(tmp_path / "model", config(text_folder), record, run_id="first")
     leave(tmp_path / "model", config(text_folder), record, run_id="second")
     assert load_model(tmp_path / "model").record["run_id"] == "second"
+
+
+def test_a_folder_of_other_things_is_neither_trained_for_nor_touched(text_folder, tmp_path, monkeypatch):
+    def prepared(*_: Any) -> None:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("scaling.training.prepare", prepared)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for folder, says in (
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file" / "model", "is not a folder"),
+        (tmp_path / "full", "they would be deleted, choose a new folder"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            train(config(text_folder), save=folder)
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for save, checkpoint in (("a", "a"), ("a", "a/b"), ("a/b", "a")):
+        with pytest.raises(InputError, match="two that lie apart"):
+            train(config(text_folder), save=tmp_path / save, checkpoint=tmp_path / checkpoint)
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    for folder in (tmp_path / "empty", tmp_path / "new" / "model", tmp_path / "full" / "model"):
+        with pytest.raises(AssertionError, match="training has begun"):
+            train(config(text_folder), save=folder)
 
 
 def test_a_model_is_judged_on_its_own_corpus_though_the_files_have_changed(teacher, text_folder, tmp_path):
@@ -182,6 +210,22 @@ def test_with_weight_zero_the_teacher_teaches_nothing(teacher, text_folder):
     assert own.run_id != record.run_id
 
 
+teach = jax.jit(step._teacher_logits, static_argnums=0)
+
+
+@pytest.mark.parametrize(("own", "taught"), [("w4", "fp32"), ("fp32", "w4")])
+def test_a_teacher_speaks_in_its_own_number_format(teacher, text_folder, own, taught):
+    """Whatever the student's: its logits are to the bit those that it has by itself."""
+    finished, speaker = load_model(teacher[0]), config(text_folder, precision=taught)
+    stream = jnp.asarray(load_corpus(str(text_folder)).validation()[:256])
+    inputs_BT = stream.astype(jnp.int32).reshape(-1, 32)
+    text = step.Data(stream, jnp.arange(2), (finished.params, finished.router))
+    found = teach(static_of(config(text_folder, precision=own), teacher=speaker), text, inputs_BT)
+    np.testing.assert_array_equal(found, apply(static_of(speaker), finished.params, finished.router, inputs_BT))
+    other = apply(static_of(config(text_folder, precision=own)), finished.params, finished.router, inputs_BT)
+    assert np.abs(np.asarray(found - other)).max() > 0.01
+
+
 def test_the_cost_of_the_teacher_is_in_the_record(teacher, student, text_folder, tmp_path):
     record, taught = student[1], teacher[1]
     assert record.teacher == taught.run_id
@@ -202,6 +246,7 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(teacher, text_folder
     (tmp_path / "file").write_text("no model")
     (tmp_path / "empty").mkdir()
     words = leave(tmp_path / "words", config(text_folder, model=models.ladder(16, context=32, vocab_size=300)), taught)
+    other = leave(tmp_path / "other", config(text_folder), taught, corpus="prose@0a1b2c3d")
     short = leave(tmp_path / "short", config(text_folder, model=models.ladder(16, context=16)), taught)
     lost = leave(tmp_path / "lost", config(text_folder), taught, status="diverged", reason="the loss was not finite at step 3", loss=None)
     old = tmp_path / "old"
@@ -215,6 +260,7 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(teacher, text_folder
         (tmp_path / "file", "not the folder of a finished run"),
         (tmp_path / "empty", "not the folder of a finished run"),
         (words, "vocab_size = 300 differs from the student's 256"),
+        (other, f"was trained on corpus prose@0a1b2c3d, but the student's is {taught.corpus}"),
         (short, "context = 16 is shorter than the student's 32"),
         (lost, "diverged .the loss was not finite at step 3.; it left no trained model"),
         (old, "made by another version of isoloss"),
@@ -263,6 +309,12 @@ def test_a_model_trained_with_kernels_is_read_where_there_are_none(teacher, text
     assert evaluate(folder, "w4")["loss"] == pytest.approx(np.log(256), rel=1e-6)
     with pytest.raises(ConfigError, match="switched off"):
         evaluate(folder)
+
+
+@pytest.mark.parametrize("tokens", [-5, 0, 1.5, True, "many"])
+def test_a_number_of_tokens_that_is_none_is_refused(teacher, tokens):
+    with pytest.raises(InputError, match="tokens must be a positive whole number"):
+        evaluate(teacher[0], tokens=tokens)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from scaling import InputError
 from scaling.engines.local import Worker
 from scaling.engines.tasks import Task
 from scaling.plan import read_plan
+from scaling.run import run_id
 from scaling.store import Store, open_existing
 from scaling.sweeps import prepare, sweep
 from tests.scaling.stored import made
@@ -71,6 +73,29 @@ def test_plan_of_the_design_document_is_read():
     assert all(0.98 < job.flops / job.budget <= 1 for job in jobs)
     assert all(job.config.steps >= 300 for job in jobs)
     assert {job.budget for job in jobs if job.holdout} == {1e12}
+
+
+def test_an_arm_is_given_of_the_shared_keys_those_that_it_heeds():
+    arms: list[dict[str, Any]] = [
+        {"name": "dense"},
+        {"name": "cosine", "schedule": "cosine"},
+        {"name": "moe", "experts": 4, "experts_per_token": 2},
+        {"name": "bias", "experts": 4, "experts_per_token": 2, "balance": "bias"},
+    ]
+    shared = {"z_loss": 0.5, "balance_loss": 0.25, "bias_rate": 0.125, "decay": 0.5}
+    fields: dict[str, Any] = {"ladder": {"widths": [16]}, "budgets": {"flops": [1e10]}}
+    jobs = read_plan(fields | {"arms": arms, "train": shared}).jobs()
+    found = {job.config.arm: tuple(getattr(job.config, key) for key in shared) for job in jobs}
+    assert found["dense"] == (0.0, 0.01, 1e-3, 0.5)
+    assert found["cosine"] == (0.0, 0.01, 1e-3, 0.3)
+    assert found["moe"] == (0.5, 0.25, 1e-3, 0.5)
+    assert found["bias"] == (0.5, 0.01, 0.125, 0.5)
+    alone = read_plan(fields | {"arms": arms[:1]}).jobs()[0].config
+    assert run_id(dataclasses.replace(jobs[0].config, decay=0.3), "c", 1) == run_id(alone, "c", 1)
+    with pytest.raises(InputError, match=r"train.balance_loss = 0.25: changes nothing in any arm without experts"):
+        read_plan(fields | {"arms": arms[:2], "train": shared}).jobs()
+    with pytest.raises(InputError, match=r"arm 'dense' .*router = 'sigmoid' needs experts"):
+        read_plan(fields | {"arms": [{"name": "dense", "router": "sigmoid"}]}).jobs()
 
 
 @pytest.mark.parametrize(

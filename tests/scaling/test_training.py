@@ -152,7 +152,8 @@ def test_identity_depends_on_everything_but_the_label(text_folder):
     base = config(text_folder)
     ids = {run_id(base, "c@1", 1), run_id(base, "c@2", 1), run_id(base, "c@1", 2), run_id(dataclasses.replace(base, seed=1), "c@1", 1)}
     assert len(ids) == 4
-    assert run_id(dataclasses.replace(base, arm="other"), "c@1", 1) == run_id(base, "c@1", 1)
+    for label in ({"arm": "other"}, {"emulate": True}):
+        assert run_id(dataclasses.replace(base, **label), "c@1", 1) == run_id(base, "c@1", 1)
     assert RunConfig.from_dict(base.as_dict()) == base
 
 
@@ -224,6 +225,31 @@ def test_batch_grows_with_the_horizon_and_leaves_enough_steps():
 def test_impossible_runs_are_refused(text_folder, fields, says):
     with pytest.raises(InputError, match=says):
         train(config(text_folder, **fields))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"checkpoint_every": 0}, "checkpoint_every must be a positive whole number of steps, got 0"),
+        ({"checkpoint_every": -5}, "got -5"),
+        ({"checkpoint_every": 2.5}, "got 2.5"),
+        ({"devices": 2.0}, "devices = 2.0"),
+        ({"devices": 0}, "devices = 0"),
+    ],
+)
+def test_options_that_are_no_counts_are_refused(text_folder, tmp_path, options, says):
+    with pytest.raises(InputError, match=says):
+        train(config(text_folder), checkpoint=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_need_a_folder(text_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="is not a folder") as caught:
+            train(config(text_folder), checkpoint=place)
+        assert str(place) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.slow
