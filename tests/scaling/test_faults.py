@@ -270,23 +270,25 @@ def test_a_sweep_that_gets_sigterm_leaves_checkpoints_and_the_next_command_carri
         f'corpus = "{text_folder}"\n'
         + "".join(f"[[runs]]\nwidth = 16\ncontext = 32\ntokens = 640000\nbatch = 1\nepochs = 9\nseed = {seed}\n" for seed in (0, 1))
     )
-    command = [str(Path(sys.executable).with_name("isoloss")), "sweep", str(plan), "--store", str(store)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not (store.exists() and "running" in Store(store).states().values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(2)  # into the run
+    command = [str(Path(sys.executable).with_name("isoloss")), "sweep", str(plan), "--workers", "2", "--store", str(store)]
+    told = f"import sys; from scaling import cli, progress; sys.argv = {command}\n"
+    told += "progress.SweepProgress.advance = lambda self, job, share: print(job.config.seed, flush=True)\ncli.main()"
+    process = subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    under_way: set[str] = set()
+    while len(under_way) < 2:
+        line = process.stdout.readline()
+        assert line, "the sweep ended before it could be stopped"
+        under_way.add(line)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert "SIGTERM: stopping" in said
     assert "0 of 2 runs have ended" in said
     assert set(Store(store).states().values()) == {"planned"}
-    left = list(Path(f"{store}.checkpoints").glob("*/*/files.sha256.json"))
+    assert len(list(Path(f"{store}.checkpoints").glob("*/*/files.sha256.json"))) == 2
     carried = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400)
     assert carried.returncode == 0, carried.stderr
-    assert left
     alone = subprocess.run([*command[:-1], str(tmp_path / "alone.sqlite"), "--json"], capture_output=True, text=True, timeout=400)
     first, second = ({row["run_id"]: row["loss"] for row in json.loads(run.stdout)["runs"]} for run in (carried, alone))
     assert first == second
