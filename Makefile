@@ -5,6 +5,7 @@ VENV ?= .venv-$(PYTHON_VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= isoloss-demo
+JOBS ?= auto
 
 .PHONY: demo test test-slow lint format bench constraints clean
 
@@ -12,7 +13,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/isoloss demo --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow

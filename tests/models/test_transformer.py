@@ -41,7 +41,12 @@ VARIANTS: list[dict[str, Any]] = [
 NAMES = ["default", "moe", "laggard", "grouped-capped", "tied-geglu"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
+def slowly(variant: tuple, *quick: str) -> object:
+    """A named variant as a parameter, marked slow unless it is one of the quick ones."""
+    return pytest.param(variant[0], id=variant[1], marks=[] if variant[1] in quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("variant", [slowly(each, "moe", "grouped-capped") for each in zip(VARIANTS, NAMES, strict=True)])
 def test_causality_by_gradients(variant):
     """All tokens differ, so a row of the embedding's gradient is the influence of one position."""
     graph, params = nnx.split(make(**(variant | {"tied": False})))
@@ -60,7 +65,7 @@ def test_causality_by_gradients(variant):
         assert (influence_T[: position + 1] > 0).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
+@pytest.mark.parametrize("variant", [slowly(each, "default", "moe") for each in zip(VARIANTS, NAMES, strict=True)])
 def test_rows_of_a_batch_do_not_touch(variant):
     graph, state = nnx.split(make(**variant))
     logits = jax.jit(lambda state, tokens_BT: nnx.merge(graph, state)(tokens_BT))
@@ -119,8 +124,7 @@ def test_layer_norm_does_not_see_the_mean_and_learned_positions_see_order():
     assert float(jnp.abs(model(jnp.arange(T)[None]) - model(swapped[None]))[0, -1].max()) > 1e-3
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks"])
-@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize(("unroll", "remat"), [(False, "none"), (False, "blocks"), pytest.param(True, "blocks", marks=pytest.mark.slow)])
 def test_remat_and_loops_change_no_gradient(remat, unroll):
     config = ladder(32, context=T)
     tokens_BT = jax.random.randint(jax.random.key(2), (2, T), 0, 256)

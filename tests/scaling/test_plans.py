@@ -36,17 +36,17 @@ def test_a_listed_run_has_its_own_fields_and_else_those_of_the_plan():
                 {"width": 32, "flops": 4e10, "context": 64, "precision": "bf16", "kv_heads": 1, "holdout": True},
                 {"width": 30, "layers": 1, "heads": 3, "tokens": 10**5, "seed": 7, "learning_rate": 0.5, "arm": "odd"},
             ],
-            "train": {"seeds": [1, 2], "learning_rates": [1e-3, 3e-3], "z_loss": 0.25, "precision": "fp16"},
+            "train": {"seeds": [1, 2], "learning_rates": [1e-3, 3e-3], "weight_decay": 0.25, "precision": "fp16"},
         }
     )
     first, odd = ([job for job in plan.jobs() if job.config.arm == arm] for arm in ("dense", "odd"))
     assert sorted((job.config.seed, job.config.peak) for job in first) == [(1, 1e-3), (1, 3e-3), (2, 1e-3), (2, 3e-3)]
     assert {job.config.model for job in first} == {models.ladder(32, context=64, kv_heads=1)}
-    assert {(job.config.precision, job.config.z_loss, job.holdout, job.budget) for job in first} == {("bf16", 0.25, True, 4e10)}
+    assert {(job.config.precision, job.config.weight_decay, job.holdout, job.budget) for job in first} == {("bf16", 0.25, True, 4e10)}
     assert all(0.98 < job.flops / 4e10 <= 1 for job in first)
     (job,) = odd
     assert job.config == RunConfig(
-        models.ModelConfig(layers=1, width=30, heads=3), 10**5, seed=7, learning_rate=0.5, arm="odd", z_loss=0.25, precision="fp16"
+        models.ModelConfig(layers=1, width=30, heads=3), 10**5, seed=7, learning_rate=0.5, arm="odd", weight_decay=0.25, precision="fp16"
     )
 
 

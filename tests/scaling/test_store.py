@@ -227,19 +227,29 @@ def test_a_run_is_claimed_by_one_of_two_sweeps(tmp_path):
     second.close()
 
 
-def test_a_forked_process_does_not_use_its_parents_connection(store):
-    store.save(made(0))
-    ours = store.database._opened()
-    child = os.fork()
-    if child == 0:
-        try:
-            store.save(made(1))
-            os._exit(store.database._opened() is ours)
-        except BaseException:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    store.save(made(2))
-    assert {record["seed"] for record in store.records()} == {0, 1, 2}
+FORKED = """
+import os, sys
+from scaling.store import Store
+
+store = Store(sys.argv[1])
+store.plan([{"run_id": "0" * 16}])
+ours = store.database._opened()
+child = os.fork()
+if child == 0:
+    try:
+        store.plan([{"run_id": "1" * 16}])
+        os._exit(store.database._opened() is ours)
+    except BaseException:
+        os._exit(1)
+assert os.waitpid(child, 0)[1] == 0
+store.plan([{"run_id": "2" * 16}])
+assert set(store.states()) == {"0" * 16, "1" * 16, "2" * 16}, store.states()
+"""
+
+
+def test_a_forked_process_does_not_use_its_parents_connection(tmp_path):
+    """In a process of its own: this one may have JAX's threads, with which nothing may be forked."""
+    subprocess.run([sys.executable, "-c", FORKED, str(tmp_path / "runs.sqlite")], check=True, timeout=120)
 
 
 def test_a_store_of_version_1_is_brought_up_to_date(tmp_path):
