@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 import scaling
+from scaling.cli import main
 from scaling.errors import InputError
 from scaling.hardware.architecture import preset
 from scaling.hardware.roofline import USUAL, cache_bytes
@@ -161,3 +163,35 @@ def test_bad_input(changes: dict[str, Any], words: str):
     given: dict[str, Any] = {"model": "llama-3.1-70b", "chip": "H100", "chips": 8}
     with pytest.raises(InputError, match=words):
         scaling.estimate_inference(**(given | changes))
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr("sys.argv", ["isoloss", "estimate", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code, capsys.readouterr()
+
+
+def test_command(monkeypatch, capsys):
+    asked = ["llama-3.1-8b", "--chip", "H20", "--chips", "1", "--inference", "--batch", "8", "--sequence", "2048"]
+    status, said = run(monkeypatch, capsys, *asked, "--json")
+    answer = json.loads(said.out)
+    found = scaling.estimate_inference("llama-3.1-8b", chip="H20", batch=8, context=2048)
+    assert status == 0
+    assert answer["decode"]["tok_per_s_per_chip"] == found.decode.tok_per_s_per_chip
+    assert answer["prefill"]["usd_per_million"]["rent"] is None  # no rent is known
+    assert answer["assumed"]["shares"]["middle"]["bandwidth"] == USUAL.bandwidth
+    status, said = run(monkeypatch, capsys, *asked)
+    assert status == 0
+    assert "latency:" in said.out
+    assert "assumed shares" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(["--prompt", "9"], "--prompt needs --inference"), (["--inference", "--zero", "3"], "--zero is of training")]
+)
+def test_options_of_the_other_question(monkeypatch, capsys, options, words):
+    status, said = run(monkeypatch, capsys, "llama-3.1-8b", "--chip", "H20", "--chips", "1", *options)
+    assert status == 2
+    assert words in said.err
+    assert len(said.err.strip().splitlines()) == 1
