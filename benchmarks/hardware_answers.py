@@ -57,7 +57,7 @@ def deepseek() -> Answer:
     table = pd.DataFrame(rows)
     notes = [
         "published: arXiv 2412.19437 (hours of pre-training, 2 USD an hour assumed there); its throughput is among the rows that the constants were fitted to",
-        "hours of the estimates have a goodput of 0.875 (0.85 to 0.90); DeepSeek reports next to none lost",
+        "hours of the estimates have a goodput of 0.875 (0.85 to 0.90), the published ones have none beside the throughput",
         "their layout: recomputation is taken as selective; by the memory model it needs more than the H800 has, so the fit is not enforced",
         "RTX 4090: bf16 rates of the halved accumulation; one-node stack extrapolated to 256 nodes with 100 Gb/s a chip assumed, no RDMA: the least sure rows",
         "Ascend 910B: no FP8; its rate (320 TFLOP/s) depends on the bin",
