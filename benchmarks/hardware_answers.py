@@ -32,7 +32,7 @@ Answer = tuple[pd.DataFrame, Figure | None, list[str]]
 HAI = "HAI-LLM (DualPipe)"
 
 # The firm's question: what is assumed. Software: ten engineers for half a year. The gain of MoE at equal loss is 2 to 7 in the literature.
-BUDGET_USD, DAYS, SOFTWARE_USD, MOE_GAIN, MOE_GAINS = 10e6, 100, 1.5e6, 3.0, (2.0, 7.0)
+BUDGET_USD, DAYS, SOFTWARE_USD, MOE_GAIN = 10e6, 100, 1.5e6, 3.0
 OLD_STACK, NEW_STACK = "PyTorch FSDP 2023", "Megatron-Core 2025"
 
 
@@ -359,6 +359,9 @@ def _verdicts(table: pd.DataFrame) -> list[str]:
         f"bought H20 with software against rented H100 without: ties at {paid[0] / (cheap[0] * left):.1f}x; against bought H100 without: at"
         f" {best['H100', 'buy'][0] / (cheap[0] * left):.2f}x; against H100 owned for 4 years, H20 owned too:"
         f" {best['H100', 'own 4 years'][0] / (best['H20', 'own 4 years'][0] * left):.2f}x",
+        f"MoE pays for itself (its cost, and the slower speed of grouped products) from {MOE_GAIN * cheap[2] / cheap[3]:.2f}x at equal loss on bought H20"
+        f" and {MOE_GAIN * best['H100', 'buy'][2] / best['H100', 'buy'][3]:.2f}x on bought H100; the newer stack alone gains"
+        f" {cheap[1] / cheap[0]:.2f}x and {best['H100', 'buy'][1] / best['H100', 'buy'][0]:.2f}x net of its cost",
         f"the multiplier of MoE alone at which bought H20 with all software equals rented H100 as is: {paid[0] / without[3]:.2f}x",
         f"bought H20 and H100 with all the software would tie at about {(scaling.chip('H20').price_usd or 0) * cheap[3] / best['H100', 'buy'][3]:,.0f} USD an H20"
         " (12,000 in the table; 9,000 to 15,000 quoted)",
