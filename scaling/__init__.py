@@ -1,7 +1,7 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, train_on_hosts, evaluate, Plan, sweep), penalties
-(compute_penalty, penalties), hardware (chip, chips, export_control, estimate_training, utilisation), InputError, and the package `diffusion`.
+(compute_penalty, penalties), hardware (chip, chips, export_control, estimate_training, estimate_inference, utilisation), InputError, and the package `diffusion`.
 They load on first use, so that asking for a penalty does not import Flax.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from scaling.hardware.estimate import estimate_training as estimate_training
     from scaling.hardware.export_rules import Verdict as Verdict
     from scaling.hardware.export_rules import export_control as export_control
+    from scaling.hardware.inference import Inference as Inference
+    from scaling.hardware.inference import estimate_inference as estimate_inference
     from scaling.hardware.library import chip as chip
     from scaling.hardware.library import chips as chips
     from scaling.hardware.utilisation import utilisation as utilisation
@@ -41,6 +43,8 @@ _HOME = {
     "Chip": "scaling.hardware.chips",
     "Estimate": "scaling.hardware.estimate",
     "estimate_training": "scaling.hardware.estimate",
+    "Inference": "scaling.hardware.inference",
+    "estimate_inference": "scaling.hardware.inference",
     "chip": "scaling.hardware.library",
     "chips": "scaling.hardware.library",
     "Verdict": "scaling.hardware.export_rules",

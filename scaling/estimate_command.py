@@ -1,4 +1,4 @@
-"""`isoloss estimate`: what a training run takes on so many chips, or estimates for a whole table of runs."""
+"""`isoloss estimate`: what a training run takes on so many chips, or serving (--inference), or estimates for a whole table of runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scaling.output import Json
 if TYPE_CHECKING:
     from scaling.hardware.architecture import Architecture
     from scaling.hardware.estimate import Estimate
+    from scaling.hardware.inference import Inference
     from scaling.hardware.workload import Layout
 
 Number = int | None
@@ -39,8 +40,10 @@ def estimate(
     chip: Annotated[str | None, typer.Option(help="The chip; `isoloss chips` lists them.")] = None,
     chips: Annotated[Number, typer.Option(help="How many.")] = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens of the run, for hours and dollars.")] = None,
-    sequence: Annotated[Number, typer.Option(help="Tokens of a sequence.")] = None,
-    batch: Annotated[Number, typer.Option(help="Sequences of a step; about 4 million tokens by default.")] = None,
+    sequence: Annotated[Number, typer.Option(help="Tokens of a sequence; with --inference, those that its cache holds.")] = None,
+    batch: Annotated[
+        Number, typer.Option(help="Sequences of a step; about 4 million tokens by default. With --inference, as many as fit.")
+    ] = None,
     precision: Annotated[str, typer.Option("--format", help="Of the linear layers: bf16, fp16, fp8, mxfp8, nvfp4.")] = "bf16",
     framework: Annotated[
         str | None, typer.Option(help="Training stack and age: 'Megatron-Core 2024', MaxText, torchtitan; usual for the chip by default.")
@@ -66,18 +69,24 @@ def estimate(
     shape: Annotated[
         list[str] | None, typer.Option(help=f"A shape, or changes to the model's: NAME=NUMBER of {', '.join(SHAPE)}. Repeat it.")
     ] = None,
+    inference: Annotated[bool, typer.Option("--inference", help="Serve the model instead: prefill, decode, latency, dollars.")] = False,
+    prompt: Annotated[Number, typer.Option(help="With --inference: tokens of a prompt; as --sequence by default.")] = None,
+    cache_format: Annotated[str | None, typer.Option(help="With --inference: format of keys and values; bf16 by default.")] = None,
+    busy: Annotated[float | None, typer.Option(help="With --inference: share of the time at this load, for cost; 1 by default.")] = None,
     runs: Annotated[Path | None, typer.Option(help="A CSV table of runs to estimate row by row, with --out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the estimates of --runs go.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What a training run takes: speed, memory, hours, energy, dollars; each with a band."""
+    """What a training run takes, or with --inference serving: speed, memory, hours, energy, dollars; each with a band."""
     from scaling.errors import InputError
     from scaling.hardware.estimate import estimate_training
+    from scaling.hardware.inference import estimate_inference
 
     if runs is not None:
         return _table(runs, out, as_json)
     if chip is None or chips is None or (model is None and not shape):
         raise InputError("estimate: a model (or --shape), --chip and --chips are needed; or --runs IN.csv --out OUT.csv")
+    serving = {"prompt": prompt, "cache_format": cache_format, "busy": busy}
     given = {
         "tensor": tensor,
         "pipeline": pipeline,
@@ -90,6 +99,26 @@ def estimate(
         "offload_optimizer": offload or None,
     }
     fixed = {name: value for name, value in given.items() if value is not None}
+    if inference:
+        training = {"tokens": tokens, "framework": framework, "goodput": goodput, "search": search or None}
+        _refuse({name: value for name, value in (fixed | training).items() if name != "tensor"}, "is of training, not of --inference")
+        served = estimate_inference(
+            _architecture(model, shape or []),
+            chip=chip,
+            chips=chips,
+            batch=batch,
+            context=sequence,
+            prompt=prompt,
+            format=precision,
+            cache_format=cache_format or "bf16",
+            tensor=tensor,
+            node=node,
+            network_gbps=network,
+            peer_to_peer=p2p,
+            busy=1.0 if busy is None else busy,
+        )
+        return output.emit(served.as_dict()) if as_json else _show_served(served)
+    _refuse(serving, "needs --inference")
     if search and fixed:
         raise InputError(f"estimate: --search finds the layout, so {', '.join(fixed)} cannot be given with it")
     found = estimate_training(
@@ -108,6 +137,15 @@ def estimate(
         goodput=goodput,
     )
     output.emit(found.as_dict()) if as_json else _show(found)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Raises InputError for an option that is given and has no meaning here."""
+    from scaling.errors import InputError
+
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"estimate: --{name.replace('_', '-')} {why}")
 
 
 def _layout(fixed: dict[str, Any], chips: int) -> Layout:
@@ -184,5 +222,19 @@ def _show(found: Estimate) -> None:
     output.listing({f"memory, GB of {found.memory_available_gb:.0f}": parts})
     if cost:
         output.listing({"run": {"tokens": found.tokens, **cost}})
+    for line in found.notes:
+        output.note(f"note: {line}")
+
+
+def _show_served(found: Inference) -> None:
+    answer = found.as_dict()
+    shown = ("model", "chip", "chips", "tensor", "pipeline", "data", "format", "cache_format", "batch", "context", "prompt")
+    output.listing({name: answer[name] for name in shown})
+    for name in ("prefill", "decode"):
+        output.listing({name: {key: value for key, value in answer[name].items() if key != "seconds"}})
+    seconds = ("time_to_first_token_s", "time_to_first_token_band", "time_per_output_token_s", "time_per_output_token_band")
+    output.listing({"latency": {name: answer[name] for name in seconds}})
+    parts = ("weights_gb", "cache_gb", "cache_bytes_per_token", "fits", "largest_batch")
+    output.listing({f"memory, GB of {found.memory_available_gb:.0f}": {name: answer[name] for name in parts}})
     for line in found.notes:
         output.note(f"note: {line}")
