@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import platform
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +18,7 @@ from scaling.plan import BYTES, Job, Plan, Source, read_plan
 from scaling.run import RunConfig, RunRecord, run_id, unique_tokens
 from scaling.stopping import Stopped
 from scaling.store import FINISHED, Store
+from scaling.store.owners import this_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +134,7 @@ class _Work:
     def __init__(self, prepared: Sweep, store: Store, folder: Path, progress: Progress | None):
         self.jobs, self.store, self._folder, self._progress = prepared.jobs, store, folder, progress
         self._ids = {job: run for run, job in self.jobs.items()}
-        self._owner = f"{platform.node()}:{os.getpid()}:{time.time_ns()}"
+        self._owner = this_process()
         self._held: set[str] = set()
         self._failed: set[str] = set()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from scaling.errors import InputError
 from scaling.store import rows, schema
+from scaling.store.owners import is_gone
 
 BUSY_SECONDS = 60
 MAGIC = b"SQLite format 3\0"  # how such a file starts
@@ -124,9 +125,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         log = path.with_name(path.name + "-wal")
         options = "?mode=ro" if log.exists() else "?mode=ro&immutable=1"
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         path.absolute().as_uri() + options, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
+    connection.create_function("is_gone", 1, is_gone)
+    return connection
 
 
 def _patiently(connection: sqlite3.Connection, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import InputError
 from scaling.store import rows
 from scaling.store.database import Database
+from scaling.store.owners import is_gone
 from scaling.store.rows import ENDED, FAILED, FINISHED, PLANNED, RUNNING
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 STALE_SECONDS = 60  # a running run whose owner has said nothing for so long is taken for abandoned
 # The columns of the runs table, with a state that takes this into account.
-_STATUS = "CASE WHEN status = ? AND (beat IS NULL OR abs(? - beat) >= ?) THEN ? ELSE status END"
+_STATUS = "CASE WHEN status = ? AND (beat IS NULL OR abs(? - beat) >= ? OR is_gone(owner)) THEN ? ELSE status END"
 _NOW = ", ".join(_STATUS if name == "status" else name for name in rows.COLUMNS)
 
 Ids = Collection[str] | None
@@ -72,14 +73,14 @@ class Store:
     def claim(self, run_id: str, owner: str) -> bool:
         """Takes a run for `owner`, a text that no other process has (host, process id, start time); whether it is the owner's now.
 
-        It is not where the run is finished, or another owner's heartbeat is younger than STALE_SECONDS.
+        It is not where the run is finished, or another owner's heartbeat is younger than STALE_SECONDS and that owner may be there still.
         """
         now = time.time()
         with self.database.writing(durable=False) as connection:
             found = connection.execute("SELECT status, owner, beat FROM runs WHERE run_id = ?", (rows.checked_id(run_id),)).fetchone()
             if found is None:
                 rows.put(connection, {"run_id": run_id, "status": PLANNED}, None)
-            elif found[0] in FINISHED or (found[0] == RUNNING and found[1] != owner and not _stale(found[2], now)):
+            elif found[0] in FINISHED or (found[0] == RUNNING and found[1] != owner and not _abandoned(found[1], found[2], now)):
                 return False
             connection.execute(
                 "UPDATE runs SET status = ?, owner = ?, beat = ?, reason = NULL, ended = NULL WHERE run_id = ?",
@@ -133,12 +134,12 @@ class Store:
         return {run for run, state in self.states(ids).items() if state in FINISHED}
 
     def states(self, ids: Ids = None) -> dict[str, str]:
-        """The state of each run by its id. A running one whose heartbeat is stale reads as planned."""
+        """The state of each run by its id. A running one that was abandoned reads as planned."""
         now = time.time()
         where, values = _among(ids)
         with self.database.reading() as connection:
-            found = connection.execute(f"SELECT run_id, status, beat FROM runs WHERE {where}", values)
-            return {run: PLANNED if state == RUNNING and _stale(beat, now) else state for run, state, beat in found}
+            found = connection.execute(f"SELECT run_id, status, owner, beat FROM runs WHERE {where}", values)
+            return {run: PLANNED if state == RUNNING and _abandoned(owner, beat, now) else state for run, state, owner, beat in found}
 
     def entries(self, ids: Ids = None) -> Generator[dict[str, Any]]:
         """Record by record, in the order in which they were planned or stored, all that the store knows of each run, with `ended` if it has."""
@@ -186,9 +187,9 @@ def _among(ids: Ids) -> tuple[str, tuple[str, ...]]:
     return ("1", ()) if ids is None else ("run_id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
 
 
-def _stale(beat: float | None, now: float) -> bool:
+def _abandoned(owner: str | None, beat: float | None, now: float) -> bool:
     """A heartbeat from the future, of a clock that was wrong, counts for no longer than any other."""
-    return beat is None or abs(now - beat) >= STALE_SECONDS
+    return beat is None or abs(now - beat) >= STALE_SECONDS or is_gone(owner)
 
 
 def _state(status: str, run_id: str, reason: str | None, arm: str | None, budget: float | None, holdout: int | None) -> dict[str, Any]:

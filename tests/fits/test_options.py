@@ -197,6 +197,7 @@ def test_an_input_without_variety_is_named():
     assert low < 0.35 < high
 
 
+@pytest.mark.slow
 def test_a_large_table_is_searched_on_part_and_fitted_on_all():
     generator = np.random.default_rng(3)
     params, tokens = 10 ** generator.uniform(7, 10, 40_000), 10 ** generator.uniform(9, 12, 40_000)

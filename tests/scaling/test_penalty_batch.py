@@ -115,7 +115,7 @@ INPUTS = {"experts": 8.0, "granularity": 2.0, "teacher_loss": 1.9}
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("chinchilla", "moe-joint", "precision") else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
+    "name", [name if name in ("chinchilla", "moe-joint") else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
 )
 def test_gaps_multiply_for_every_law(name):
     """The theorem: with size and tokens free the penalty is structure x data, for any law and at any scale."""

@@ -107,9 +107,9 @@ def data() -> step.Data:
 @pytest.mark.parametrize(
     ("balance", "weights"),
     [
-        ("switch", {}),
-        ("switch", {"z_loss": 0.5}),
-        ("switch", {"balance_loss": 0.25}),
+        pytest.param("switch", {}, marks=pytest.mark.slow),
+        pytest.param("switch", {"z_loss": 0.5}, marks=pytest.mark.slow),
+        pytest.param("switch", {"balance_loss": 0.25}, marks=pytest.mark.slow),
         ("switch", {"z_loss": 0.5, "balance_loss": 0.25}),
         ("bias", {"z_loss": 0.5}),
     ],

@@ -16,6 +16,7 @@ import pytest
 
 from scaling import InputError
 from scaling.store import STALE_SECONDS, Store, open_existing, schema
+from scaling.store.owners import this_process
 from tests.scaling.stored import OTHER, OWNER, made, planned, version_1
 
 
@@ -91,6 +92,20 @@ def test_a_run_has_one_owner_until_its_heartbeat_is_stale(store, clock):
     assert store.beat([run], OWNER) == set()  # it was taken away
     clock[0] -= 10 * STALE_SECONDS  # a clock that ran ahead locks nobody out for longer
     assert store.claim(run, OWNER)
+
+
+def test_what_a_process_that_has_ended_left_is_free_at_once(store):
+    say = "from scaling.store.owners import this_process; print(this_process())"
+    ended = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True).stdout.strip()
+    run, other = made(0).run_id, made(1).run_id
+    assert store.claim(run, ended)
+    assert store.states() == {run: "planned"}
+    assert store.frame()["status"].tolist() == ["planned"]
+    assert store.claim(run, this_process())
+    assert not store.claim(run, OTHER)  # this process is there
+    host, _, rest = ended.partition(":")
+    assert store.claim(other, f"not-{host}:{rest}")  # of another host nothing is known
+    assert not store.claim(other, OTHER)
 
 
 def test_only_the_owner_gives_a_run_back(store):
@@ -303,6 +318,7 @@ def test_a_store_of_a_newer_version_is_refused_untouched(store):
 FULL = """
 import resource, sys
 from scaling.store import Store
+from scaling.store.owners import this_process
 from tests.scaling.stored import made
 store = Store(sys.argv[1])
 store.save(made(0))

@@ -132,7 +132,9 @@ def test_bad_plans_are_refused_before_anything_is_written(plan, tmp_path, old, n
     assert not (tmp_path / "runs.sqlite").exists()
 
 
-def test_a_killed_sweep_loses_no_finished_run_and_ends_as_if_it_had_not_been(plan, tmp_path):
+def test_a_killed_sweep_loses_no_finished_run_and_ends_as_if_it_had_not_been(text_folder, tmp_path):
+    plan = tmp_path / "small.toml"  # of one shape: compiling would be most of the time
+    plan.write_text(PLAN.format(corpus=text_folder).replace("[16, 32]", "[16]").replace("[2e9, 4e9]", "[2e9, 3e9]").split("[[arms]]")[0])
     store = tmp_path / "runs.sqlite"
     code = f"from scaling import sweep; sweep({str(plan)!r}, {str(store)!r}, workers=1)"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
