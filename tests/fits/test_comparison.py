@@ -41,6 +41,7 @@ def test_generating_law_wins():
         assert all(table["certified"].all() for table in tables)
 
 
+@pytest.mark.slow
 def test_columns_and_curves():
     runs = isoflops(0.002)
     table = compare(runs, LAWS, "flops > 3e19")

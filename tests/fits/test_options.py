@@ -41,7 +41,11 @@ def over_tokens() -> pd.DataFrame:
     return pd.DataFrame({"tokens": tokens, "loss": (2 + 900 * tokens**-0.3) * noise})
 
 
-@pytest.mark.parametrize("law", [_own(_saturating, linear=("E", "A")), _own(_the_same_with_jax)], ids=["linear parts named", "bare jax"])
+@pytest.mark.parametrize(
+    "law",
+    [pytest.param(_own(_saturating, linear=("E", "A")), marks=pytest.mark.slow), _own(_the_same_with_jax)],
+    ids=["linear parts named", "bare jax"],
+)
 def test_a_law_of_ones_own_gets_everything(law, over_tokens, tmp_path):
     curve = fits.fit(law, over_tokens, bootstrap=50)
     assert curve.certificate is not None
@@ -150,6 +154,7 @@ def test_absolute_objective_is_the_linear_programs_optimum():
         assert list(curve.constants.values()) == pytest.approx(referee.x[:2], rel=1e-8)
 
 
+@pytest.mark.slow
 def test_derivatives_in_closed_form_are_those_of_automatic_differentiation():
     import dataclasses
 

@@ -110,6 +110,7 @@ def test_nine_runs_leave_a_constant_open_rather_than_claim_it():
     assert high > 0
 
 
+@pytest.mark.slow
 def test_clusters_are_resampled_whole():
     """Rows copied within clusters carry no news: their interval by clusters is that of the single rows, by rows it is falsely narrow."""
     single = planted(25, 4e-3, seed=3).assign(run=np.arange(25))

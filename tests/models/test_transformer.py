@@ -162,6 +162,7 @@ def test_attention_sees_order_and_normalises_queries_and_keys():
     np.testing.assert_allclose(model(tokens_BT), before, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_deeper_models_add_less_per_branch():
     """With the residual multiplier 16 layers move the stream no farther than 2 do."""
 
