@@ -88,16 +88,17 @@ def _check_run(found: Check, row: dict[str, Any], owner: str | None, ended: floa
         found.unverified["not finished, and so without a record"] += 1
 
 
-def _unlikely(row: dict[str, Any], owner: str | None, ended: float | None, curve: list[float] | None) -> list[str]:
-    said = list(rows.problems(row | {"train_loss": curve}))
+def _unlikely(row: dict[str, Any], owner: str | None, ended: Any, curve: list[float] | None) -> list[str]:
+    said = list(rows.problems(row | {"train_loss": curve, "ended": ended}))
     if row["status"] == DIVERGED and not row["reason"]:
         said.append("column 'reason': a diverged run has one")
     if (row["status"] == RUNNING) != (owner is not None):
         said.append("a running run has an owner, and no other has")
-    if ended is not None and ended > time.time() + DAY:
+    if isinstance(ended, int | float) and ended > time.time() + DAY:
         said.append(f"ended in the future ({time.strftime('%Y-%m-%d', time.gmtime(min(ended, 2**40)))})")
     for larger, smaller in (("params", "active_params"), ("params", "non_embedding_params"), ("tokens", "unique_tokens")):
-        if row["status"] == DONE and None not in (row[larger], row[smaller]) and row[smaller] > row[larger]:
+        counts = [row[name] for name in (larger, smaller) if isinstance(row[name], int | float)]  # a damaged file holds anything
+        if row["status"] == DONE and len(counts) == 2 and counts[1] > counts[0]:
             said.append(f"column {smaller!r}: {row[smaller]} is more than {larger} = {row[larger]}")
     return said
 

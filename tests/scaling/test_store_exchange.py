@@ -283,3 +283,17 @@ def test_bad_options_are_refused_before_anything_changes(store, tmp_path, monkey
     assert says in str(run.exception)
     assert "\n" not in str(run.exception)
     assert {path.name for path in tmp_path.iterdir()} <= {"runs.sqlite", "runs.sqlite-wal", "runs.sqlite-shm"}
+
+
+def test_values_of_the_wrong_kind_are_noted_and_the_check_goes_on(tmp_path):
+    store = Store(tmp_path / "runs.sqlite")
+    store.save(made(0))
+    store.save(made(1))
+    store.close()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE runs SET ended = x'81', params = 'many' WHERE run_id = ?", (made(0).run_id,))
+    found = check(store)
+    said = " ".join(problem["problem"] for problem in found.problems if problem["run_id"] == made(0).run_id)
+    assert found.runs == 2
+    assert "'ended': not a time" in said
+    assert "'params': 'many' is not" in said
