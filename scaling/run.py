@@ -22,13 +22,18 @@ from scaling.schedules import SCHEDULES
 # 3: routers' means are over exactly the last tenth of the steps; teachers keep their own format; `emulate` is no part of a run.
 NUMERICS_VERSION = 3
 
+# Fields that came after runs were kept, whose default is what was done before.
+ADDED_LATER = ("unique_tokens",)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One training run. What is None follows from `scaling.recipe`.
 
     `tokens` is rounded down to whole steps of `batch` sequences. Peak learning rate, warm-up and decay are fractions of the run's own
-    horizon. `epochs` is how often a token may be seen at most: more tokens than the corpus has are refused without it.
+    horizon. `epochs` is how often a token may be seen at most: more tokens than the corpus has are refused without it. `unique_tokens`
+    leaves a run that many tokens of the corpus, rounded down to whole sequences, the first in the order of its seed, which it then repeats as often as its horizon asks
+    (and is None again in a run that is too short to repeat any).
     `micro_batch` sequences go through the model at once; the gradient of a step is the mean over its micro-batches. `remat = "blocks"`
     computes every block again in the backward pass, which costs time and saves memory.
 
@@ -64,6 +69,7 @@ class RunConfig:
     temperature: float = 1.0
     emulate: bool = False
     kernels: bool = False
+    unique_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, InputError, "run: ")
@@ -98,6 +104,10 @@ class RunConfig:
             self,
             "tokens",
         )
+        if self.unique_tokens is not None:
+            _require(self.unique_tokens >= self.model.context, "unique_tokens must hold a sequence of the context", self, "unique_tokens")
+            if self.unique_tokens >= self.tokens_trained:
+                object.__setattr__(self, "unique_tokens", None)
 
     @property
     def sequences(self) -> int:
@@ -168,6 +178,10 @@ def unique_tokens(config: RunConfig, corpus: Corpus) -> int:
         raise InputError(
             f"context = {context} is too long for corpus {corpus.id}: its validation split has {corpus.validation_tokens} tokens"
         )
+    if config.unique_tokens is not None:
+        if config.unique_tokens > available:
+            raise InputError(f"unique_tokens = {config.unique_tokens}, but the training split of corpus {corpus.id} has {available}")
+        return config.unique_tokens // context * context
     if config.tokens_trained > available * config.epochs:
         raise InputError(
             f"{config.tokens_trained} tokens asked for, but the training split of corpus {corpus.id} has {available}"
@@ -194,6 +208,9 @@ def identify(config: dict[str, Any], **circumstances: Any) -> str:
     """`run_id` from the configuration as a dict, which may be another version's, and from what else decides the result."""
     fields = config | circumstances
     del fields["arm"]
+    for name in ADDED_LATER:  # a run that does without keeps the identity it had before they could be chosen
+        if fields.get(name, None) == getattr(RunConfig, name):
+            fields.pop(name, None)
     if fields["numerics"] >= 3:  # before, it was part of the identity
         fields.pop("emulate", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

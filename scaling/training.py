@@ -325,9 +325,10 @@ def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None, step
     return (count.training + again) * steps * config.sequences * config.model.context
 
 
-def sequence_order(corpus: Corpus, context: int, seed: int) -> np.ndarray:
-    """The order in which sequences of `context` tokens are seen (`Corpus.order`)."""
-    return corpus.order(context, seed)
+def sequence_order(config: RunConfig, corpus: Corpus, seed: int) -> np.ndarray:
+    """The order in which sequences are seen (`Corpus.order`), over and over: all of the corpus, or what `unique_tokens` leaves of it."""
+    order = corpus.order(config.model.context, seed)
+    return order if config.unique_tokens is None else order[: config.unique_tokens // config.model.context]
 
 
 def training_data(config: RunConfig, corpus: Corpus, seeds: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -338,7 +339,7 @@ def training_data(config: RunConfig, corpus: Corpus, seeds: Sequence[int]) -> tu
     """
     context = config.model.context
     if corpus.resident:
-        return corpus.train(), [sequence_order(corpus, context, seed) for seed in seeds]
+        return corpus.train(), [sequence_order(config, corpus, seed) for seed in seeds]
     count, kept = _rows(config, corpus)
     rows = np.zeros((len(seeds) * kept, context + 1), corpus.dtype)
     for place, seed in enumerate(seeds):
@@ -348,7 +349,7 @@ def training_data(config: RunConfig, corpus: Corpus, seeds: Sequence[int]) -> tu
 
 def _rows(config: RunConfig, corpus: Corpus) -> tuple[int, int]:
     """Sequences that a run reads of a corpus that is not resident, and rows kept for them."""
-    available = (corpus.train_tokens - 1) // config.model.context
+    available = (corpus.train_tokens - 1 if config.unique_tokens is None else config.unique_tokens) // config.model.context
     count = min(config.steps * config.sequences, available)
     return count, count if count == available else 1 << (count - 1).bit_length()
 

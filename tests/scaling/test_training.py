@@ -142,10 +142,35 @@ def test_a_diverged_run_is_a_record(text_folder):
 
 def test_shorter_runs_see_a_prefix_and_seeds_see_other_orders(text_folder):
     text = load_corpus(str(text_folder))
-    order = sequence_order(text, 32, seed=0)
+    order = sequence_order(config(text_folder), text, 0)
     assert sorted(order) == list(range(order.size))
-    np.testing.assert_array_equal(order, sequence_order(text, 32, seed=0))
-    assert (order != sequence_order(text, 32, seed=1)).mean() > 0.99
+    np.testing.assert_array_equal(order, sequence_order(config(text_folder), text, 0))
+    assert (order != sequence_order(config(text_folder), text, 1)).mean() > 0.99
+
+
+def test_unique_tokens_leaves_a_run_the_first_sequences_to_repeat(record, text_folder, monkeypatch):
+    """Equal to a run on the whole corpus until they begin again; the same where the corpus is cut into rows; no other run where nothing repeats."""
+    few = config(text_folder, unique_tokens=32 * 2 * 200 + 5)
+    np.testing.assert_array_equal(
+        sequence_order(few, load_corpus(str(text_folder)), 0), sequence_order(config(text_folder), load_corpus(str(text_folder)), 0)[:400]
+    )
+    repeated = train(few)
+    assert (repeated.unique_tokens, repeated.tokens) == (32 * 2 * 200, record.tokens)
+    assert repeated.train_loss[:12] == record.train_loss[:12]
+    assert repeated.train_loss[-1] != record.train_loss[-1]
+    monkeypatch.setattr(corpus, "RESIDENT_BYTES", 0)
+    assert train(few).loss == repeated.loss
+    assert config(text_folder, unique_tokens=32 * 2 * 320) == config(text_folder)
+    with pytest.raises(InputError, match=r"unique_tokens = 10000000, but the training split"):
+        train(config(text_folder, tokens=2 * 10**7, batch=64, unique_tokens=10**7))
+    with pytest.raises(InputError, match="must hold a sequence"):
+        config(text_folder, unique_tokens=8)
+
+
+def test_a_field_added_later_leaves_runs_that_do_without_it_their_identity():
+    known = run_id(RunConfig(SHAPE, 10**5, "text", learning_rate=0.01), "text@00000000", 1)
+    assert known == "68ce9643cd0a32c9"
+    assert known != run_id(RunConfig(SHAPE, 10**5, "text", learning_rate=0.01, unique_tokens=10**4), "text@00000000", 1)
 
 
 def test_identity_depends_on_everything_but_the_label(text_folder):
@@ -259,7 +284,7 @@ def test_one_compilation_serves_all_learning_rates_and_batches(text_folder):
     before = compiled._cache_size()
     static = step.Static(SHAPE, "fp32", 2, "wsd")
     text = load_corpus(str(text_folder))
-    data = step.Data(jnp.asarray(text.train()), jnp.asarray(sequence_order(text, 32, 0)))
+    data = step.Data(jnp.asarray(text.train()), jnp.asarray(sequence_order(config(text_folder), text, 0)))
     for rate, batch in ((1e-3, 2), (1e-2, 6)):
         run = hyper(config(text_folder, learning_rate=rate, batch=batch, tokens=10**6))
         compiled(static, step.initialise(static, jnp.int32(0)), data, run, jnp.int32(2))
