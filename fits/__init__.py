@@ -1,7 +1,7 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
 Public names: read_runs, complete, dataset, dataset_names, fit, compare, leave_budget_out, rolling_extrapolation, ensemble, isoflop, envelope,
-plan_runs, load, published, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here imports Flax
+plan_runs, load, published, own, own_runs, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here imports Flax
 or Orbax.
 """
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fits.isoflops import isoflop as isoflop
     from fits.laws.base import Law as Law
     from fits.library import load as load
+    from fits.library import own as own
+    from fits.library import own_runs as own_runs
     from fits.library import published as published
     from fits.planning import Proposal as Proposal
     from fits.planning import plan_runs as plan_runs
@@ -51,6 +53,8 @@ _HOME = {
     "leave_budget_out": "fits.comparison",
     "load": "fits.library",
     "multiplier": "fits.derived",
+    "own": "fits.library",
+    "own_runs": "fits.library",
     "plan_runs": "fits.planning",
     "published": "fits.library",
     "read_runs": "fits.runs",

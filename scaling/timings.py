@@ -116,7 +116,7 @@ def _neighbours(job: Job, known: dict[tuple, Timing], shapes: dict[tuple, Job]) 
     arm = [shape for shape in known if shapes[shape].config.arm == job.config.arm] or list(known)
     if not arm:
         return None
-    place = sorted((math.log(models.training_flops(shape[0]).training), known[shape]) for shape in arm)
+    place = sorted(((math.log(models.training_flops(shape[0]).training), known[shape]) for shape in arm), key=lambda each: each[0])
     at = math.log(models.training_flops(job.config.model).training)
     logs, timings = [each[0] for each in place], [each[1] for each in place]
     rate = np.interp(at, logs, [math.log(each.flops_per_second) for each in timings])
