@@ -46,7 +46,7 @@ def row(corpus: str, width: int, budget: float, seed: int, folder: Path) -> dict
     judged = evaluate(folder / "model", corpus="pd-prose")
     fields = ("run_id", "corpus", "arm", "seed", "width", "params", "tokens", "flops", "status")
     own = record.as_dict()
-    return {name: own[name] for name in fields} | {"budget": budget, "loss": judged.loss, "own_loss": record.loss}
+    return {name: own[name] for name in fields} | {"budget": budget, "loss": judged["loss"], "own_loss": record.loss}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from models.precision import policy, quantised_params
 from models.sharding import Layout
 from scaling import evaluation, step
 from scaling.data.corpora import load_corpus
+from scaling.data.corpus import Corpus
 from scaling.errors import InputError
 from scaling.paths import check_folder
 from scaling.run import RunConfig, RunRecord
@@ -108,13 +109,25 @@ def static_of(config: RunConfig, layout: Layout | int = 1, teacher: RunConfig | 
     )
 
 
+def _tokens_of(corpus: Corpus) -> tuple[str, str | None]:
+    """What its tokens are: bytes are bytes, any other tokenizer is told by its hash."""
+    name = corpus.manifest["tokenizer"]
+    return name, None if name == "bytes" else corpus.manifest.get("tokenizer_sha256")
+
+
 def evaluate(
-    folder: str | Path, precision: str | None = None, *, weights_only: bool = False, tokens: int | None = None
+    folder: str | Path,
+    precision: str | None = None,
+    *,
+    weights_only: bool = False,
+    tokens: int | None = None,
+    corpus: str | None = None,
 ) -> dict[str, float]:
-    """{loss, loss_se} of a finished run's model on its corpus, in its own number format or after post-training quantisation to another.
+    """{loss, loss_se} of a finished run's model on its corpus or another, in its own number format or after post-training quantisation to another.
 
     Nats per token over about `tokens` validation tokens (default: as many as the run's own, and then the same). With `weights_only`
-    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format or fewer than one token.
+    the weights are rounded to the format and everything else runs in the run's own. InputError for an unknown format, fewer than one token,
+    or a corpus whose tokens are not the model's.
     """
     if tokens is not None and (not is_whole(tokens) or tokens < 1):
         raise InputError(f"evaluate: tokens must be a positive whole number, got {tokens!r}")
@@ -129,6 +142,11 @@ def evaluate(
             params = quantised_params(params, format_)
         else:
             config = dataclasses.replace(config, precision=precision, kernels=False)  # they do not know every format
-    corpus = load_corpus(finished.record["corpus"])  # by its hash: the files it was built from may have changed
-    found = evaluation.validation(static_of(config), params, finished.router, corpus, tokens or config.validation_tokens)
+    own = load_corpus(finished.record["corpus"])  # by its hash: the files it was built from may have changed
+    judged = own if corpus is None else load_corpus(corpus)
+    if _tokens_of(judged) != _tokens_of(own):
+        raise InputError(
+            f"evaluate: corpus {judged.id} has tokens of {judged.manifest['tokenizer']}, the model's are of {own.manifest['tokenizer']}"
+        )
+    found = evaluation.validation(static_of(config), params, finished.router, judged, tokens or config.validation_tokens)
     return {"loss": found.loss, "loss_se": found.loss_se}

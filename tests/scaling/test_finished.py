@@ -92,6 +92,7 @@ def test_a_saved_model_has_the_loss_of_its_record_bit_for_bit(teacher):
     assert finished.config == RunConfig.from_dict(record.config)
     assert len(load_corpus(finished.record["corpus"]).validation()) > 2 * 8192
     assert evaluate(folder, tokens=16384)["loss"] != record.loss
+    assert evaluate(folder, corpus=record.corpus)["loss"] == record.loss
 
 
 def test_a_later_run_takes_the_folder_over(teacher, text_folder, tmp_path):
