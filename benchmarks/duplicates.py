@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from own import prose
 
 import models
-from own import prose
 from scaling.data.corpora import Options, load_corpus
 from scaling.data.token_files import write_tokens
 from scaling.finished import evaluate

@@ -36,10 +36,39 @@ HERE = Path(__file__).parent
 OWN = HERE.parent / "fits" / "own"
 PLANS = ("dense", "arms", "laggard", "distilled", "grm", "source")
 TEACHER = RunConfig(models.ladder(96, context=64), 1_271_296, "pd-prose", seed=7, arm="teacher", learning_rate=0.0034, kernels=True)
-COLUMNS = (
-    "run_id corpus arm precision seed width layers experts params active_params non_embedding_params tokens unique_tokens flops loss loss_se"
-    " bits_per_byte status reason steps batch learning_rate optimizer budget train_seconds threads device settings"
-).split()
+COLUMNS = [
+    "run_id",
+    "corpus",
+    "arm",
+    "precision",
+    "seed",
+    "width",
+    "layers",
+    "experts",
+    "params",
+    "active_params",
+    "non_embedding_params",
+    "tokens",
+    "unique_tokens",
+    "flops",
+    "loss",
+    "loss_se",
+    "bits_per_byte",
+    "status",
+    "reason",
+    "steps",
+    "batch",
+    "learning_rate",
+    "optimizer",
+    "budget",
+    "train_seconds",
+    "threads",
+    "device",
+    "bits_weights",
+    "bits_activations",
+    "bits_cache",
+    "settings",
+]
 PREDICTIONS = OWN / "predictions.csv"
 
 
@@ -91,7 +120,10 @@ def make(store: Path) -> None:
 
 def export(store: Path) -> None:
     """Every finished run as a row of fits/own/runs.csv. `settings` holds what differs from the defaults of RunConfig and ModelConfig."""
-    rows = [dict(record) | {"settings": settings(record["config"])} for record in Store(store).records()]
+    rows = [
+        dict(record) | {"settings": settings(record["config"])} | {f"bits_{place}": bits for place, bits in record["bits"].items()}
+        for record in Store(store).records()
+    ]
     table = pd.DataFrame(rows)[COLUMNS].sort_values(["corpus", "arm", "budget", "params", "learning_rate", "seed"])
     OWN.mkdir(exist_ok=True)
     table.to_csv(OWN / "runs.csv", index=False, float_format="%.8g")
@@ -114,7 +146,10 @@ def prediction(width: int, flops: float, where: str) -> str:
     params = models.count_params(shape).total
     curve = fits.fit("chinchilla", runs, bootstrap=1000)
     pooled = fits.ensemble(runs, bootstrap=200)
-    told = {"chinchilla": curve.predict(params=params, tokens=tokens), "ensemble": pooled.predict(params=params, tokens=tokens, flops=flops)}
+    told = {
+        "chinchilla": curve.predict(params=params, tokens=tokens),
+        "ensemble": pooled.predict(params=params, tokens=tokens, flops=flops),
+    }
     line = {
         "registered": datetime.date.today().isoformat(),
         "fitted_to": where,
@@ -140,7 +175,11 @@ def scores() -> pd.DataFrame:
     told, runs = pd.read_csv(PREDICTIONS), fits.own_runs('arm = "dense"')
     rows = []
     for line in told.to_dict("records"):
-        made = runs[(runs["width"] == line["width"]) & ((runs["flops"] / line["flops"] - 1).abs() < 0.01) & runs["corpus"].str.startswith("pd-prose")]
+        made = runs[
+            (runs["width"] == line["width"])
+            & ((runs["flops"] / line["flops"] - 1).abs() < 0.01)
+            & runs["corpus"].str.startswith("pd-prose")
+        ]
         loss = made["loss"].mean()
         row = {"flops": line["flops"], "width": line["width"], "times beyond": line["times_beyond"], "runs": len(made), "loss": loss}
         for name in ("chinchilla", "ensemble"):

@@ -1,0 +1,131 @@
+"""The curves that ship in fits/own, each fitted to rows of fits/own/runs.csv, and their cards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import fits
+from fits.curve import Curve
+
+PROSE, SOURCE, GRM = "pd-prose-v1-train", "python-source", "grm"
+RECIPE = "Adam, CompleteP, WSD (decay 0.3), peak 0.0034 at every size and horizon, context 64, batch by scaling.recipe; benchmarks/plans"
+DRAWS = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A curve to be fitted: its law, the rows it is fitted to, and what its card says it may not be used for."""
+
+    name: str
+    law: str
+    rows: Callable[[pd.DataFrame], pd.Series]
+    title: str
+    limits: str
+    fixed: tuple[str, ...] = ()
+
+
+def _dense(runs: pd.DataFrame, corpus: str) -> pd.Series:
+    tuned = np.isclose(runs["learning_rate"], 0.0034) & (runs["precision"] == "fp32")
+    return runs["corpus"].str.startswith(corpus) & (runs["arm"] == "dense") & tuned
+
+
+def _with(runs: pd.DataFrame, start: tuple[str, ...]) -> pd.Series:
+    """Arms of these names on prose, and the dense runs."""
+    return _dense(runs, PROSE) | (runs["corpus"].str.startswith(PROSE) & runs["arm"].str.startswith(start))
+
+
+SMALL = "Small models (at most 0.9M parameters), bytes, context 64: exponents and ratios hold for this scale; E is that of 64 bytes of context, not of the text."
+CURVES = (
+    Own("own-dense-prose", "chinchilla", lambda runs: _dense(runs, PROSE), "Dense models on English prose", SMALL),
+    Own("own-dense-source", "chinchilla", lambda runs: _dense(runs, SOURCE), "Dense models on Python source", SMALL),
+    Own(
+        "own-dense-grm",
+        "chinchilla",
+        lambda runs: _dense(runs, GRM) & runs["corpus"].str.startswith("grm@"),
+        "Dense models on a Markov source of order 7, whose entropy is 1.3563 nats",
+        "The truth of E is known: a check of the fit, not a text.",
+    ),
+    Own(
+        "own-moe",
+        "moe-joint",
+        lambda runs: _with(runs, ("moe4", "moe8", "moe16", "moe32", "moe64")) & ~runs["arm"].str.contains("fine"),
+        "Mixtures of 4 to 64 experts, two a token, beside dense models",
+        SMALL + " Two widths of MoE (32 and 48), at most 1e12 FLOP.",
+    ),
+    Own(
+        "own-precision",
+        "precision",
+        lambda runs: _with(runs, ("bf16", "fp8", "int8", "int4", "w3", "w4", "w6")),
+        "Number formats in training",
+        SMALL + " Formats are emulated to the bit on a CPU: losses are real, speeds are not those of an accelerator.",
+    ),
+    Own(
+        "own-repetition",
+        "repetition",
+        lambda runs: _with(runs, ("unique-",)),
+        "Few unique tokens, repeated",
+        SMALL + " At most 155 epochs, two widths.",
+    ),
+)
+
+
+def fit_all(folder: Path) -> None:
+    """Fits every curve whose rows are there, and writes FOLDER/NAME.json and the cards."""
+    runs, cards = fits.own_runs(), []
+    for own in CURVES:
+        rows = runs[own.rows(runs)].assign(experts=lambda table: table["experts"].clip(lower=1))
+        if rows["arm"].nunique() < (1 if own.law == "chinchilla" else 2):
+            print(f"{own.name}: no runs yet")
+            continue
+        curve = _fitted(own, rows)
+        curve.save(folder / f"{own.name}.json")
+        cards.append(card(curve, own, rows))
+        print(cards[-1], flush=True)
+    (folder / "README.md").write_text("# Curves fitted to this project's own runs\n\n" + HEADER + "\n".join(cards))
+
+
+def _fitted(own: Own, rows: pd.DataFrame) -> Curve:
+    curve = fits.fit(own.law, rows, bootstrap=DRAWS, resample="clusters", cluster=["params", "tokens", "arm"])
+    about = curve.about | {
+        "title": own.title,
+        "source": "this project's own runs, fits/own/runs.csv",
+        "grade": "own: measured here",
+        "recipe": RECIPE,
+        "limits": own.limits,
+        "units": "params: all parameters, embeddings and head included; tokens: bytes (grm: symbols); loss: nats a token",
+    }
+    return dataclasses.replace(curve, name=own.name, about=about)
+
+
+HEADER = """`runs.csv` holds every run with all that it was made from; `python benchmarks/own.py sweep` makes them, `python benchmarks/own.py fit` these curves
+and this page. `fits.own()` lists the curves, `fits.load(NAME)` loads one, `fits.own_runs(where=...)` reads the runs. Intervals: 95%, see `Curve.interval`.
+
+"""
+
+
+def card(curve: Curve, own: Own, rows: pd.DataFrame) -> str:
+    """Data, range, recipe, constants, residuals and limits of one curve."""
+    interval = curve.interval(0.95)
+    constants = "\n".join(f"| {name} | {value:.4g} | {_band(interval.get(name))} |" for name, value in curve.constants.items())
+    spans = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in curve.range.items())
+    assert curve.certificate is not None
+    return f"""## {own.name}
+
+{own.title}: law `{own.law}`, {len(rows)} runs, {rows["flops"].sum():.2g} FLOP. Corpus {", ".join(sorted(rows["corpus"].unique()))}.
+
+| constant | value | 95% |
+|---|---|---|
+{constants}
+
+Range: {spans}. Residuals: {100 * (curve.residual_sd or 0):.2f}% of the loss (standard deviation). Optimum certified: {curve.certificate["optimality"]} at {curve.certificate["starts_at_optimum"]} of
+{curve.certificate["starts_total"]} starts. Recipe: {RECIPE}. Limits: {own.limits}
+"""
+
+
+def _band(pair: object) -> str:
+    return "" if pair is None else "{:.4g} to {:.4g}".format(*pair)  # type: ignore[misc]
