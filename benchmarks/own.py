@@ -34,7 +34,7 @@ from scaling.training import train
 
 HERE = Path(__file__).parent
 OWN = HERE.parent / "fits" / "own"
-PLANS = ("dense", "arms", "laggard", "distilled", "grm", "source")
+PLANS = ("dense", "largest", "arms", "laggard", "distilled", "grm", "source")
 TEACHER = RunConfig(models.ladder(96, context=64), 1_271_296, "pd-prose", seed=7, arm="teacher", learning_rate=0.0034, kernels=True)
 COLUMNS = [
     "run_id",
@@ -70,6 +70,8 @@ COLUMNS = [
     "settings",
 ]
 PREDICTIONS = OWN / "predictions.csv"
+LADDER = 'arm = "dense" and corpus = "pd-prose-v1-train@6056ca6b" and learning_rate = 0.0034 and flops < 4e12'
+BY = ("ensemble", "chinchilla", "outer-exponent")  # the first is the prediction, the others are what its members or rivals say
 
 
 def main() -> None:
@@ -82,7 +84,7 @@ def main() -> None:
     register = commands.add_parser("register")
     register.add_argument("--width", type=int, required=True)
     register.add_argument("--flops", type=float, required=True)
-    register.add_argument("--where", default='arm = "dense" and corpus = "pd-prose-v1-train@6056ca6b" and flops < 4e12')
+    register.add_argument("--where", default=LADDER)
     given = parser.parse_args()
     if given.command == "sweep":
         make(Path(given.store))
@@ -139,17 +141,14 @@ def settings(config: dict) -> str:
 
 
 def prediction(width: int, flops: float, where: str) -> str:
-    """A line of predictions.csv: the loss of a run that has not been made, by the law fitted to runs far below it, and by an ensemble of laws."""
+    """A line of predictions.csv: the loss of a run that has not been made, by an ensemble of laws fitted to runs far below it, and by two laws alone."""
     runs = fits.own_runs(where)
     shape = models.ladder(width, context=64)
     tokens = int(flops / models.training_flops(shape).training)
     params = models.count_params(shape).total
-    curve = fits.fit("chinchilla", runs, bootstrap=1000)
     pooled = fits.ensemble(runs, bootstrap=200)
-    told = {
-        "chinchilla": curve.predict(params=params, tokens=tokens),
-        "ensemble": pooled.predict(params=params, tokens=tokens, flops=flops),
-    }
+    told = {name: fits.fit(name, runs, bootstrap=1000).predict(params=params, tokens=tokens) for name in BY[1:]}
+    told = {BY[0]: pooled.predict(params=params, tokens=tokens)} | told
     line = {
         "registered": datetime.date.today().isoformat(),
         "fitted_to": where,
@@ -182,7 +181,7 @@ def scores() -> pd.DataFrame:
         ]
         loss = made["loss"].mean()
         row = {"flops": line["flops"], "width": line["width"], "times beyond": line["times_beyond"], "runs": len(made), "loss": loss}
-        for name in ("chinchilla", "ensemble"):
+        for name in BY:
             inside = line[f"{name}_low"] <= loss <= line[f"{name}_high"]
             row |= {name: line[name], f"{name} error %": 100 * (line[name] / loss - 1), f"{name} band holds": inside}
         rows.append(row)
