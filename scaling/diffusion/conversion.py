@@ -183,7 +183,9 @@ def loss_performance(curve: Curve) -> PerformanceCurve:
         return LossPower(curve.constants["E"], reducible * at**exponent, exponent)
     frontier.needs_size(curve.law)
     per_product = math.log(curve.flops_per_param_token)
-    return AnyMonotone(lambda x: -frontier.loss_on_frontier(curve.law, curve.vector, np.exp(np.asarray(x) - per_product)), low=5.0, high=120.0)
+    return AnyMonotone(
+        lambda x: -frontier.loss_on_frontier(curve.law, curve.vector, np.exp(np.asarray(x) - per_product)), low=5.0, high=120.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

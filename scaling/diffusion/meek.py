@@ -43,7 +43,9 @@ class MeekModel:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start_flops) and self.start_flops > 0 and math.isfinite(self.head_start) and self.head_start > 0):
-            raise InputError(f"meek model: start_flops and head_start must be positive and finite, got {self.start_flops}, {self.head_start}")
+            raise InputError(
+                f"meek model: start_flops and head_start must be positive and finite, got {self.start_flops}, {self.head_start}"
+            )
         for name in ("investment_growth", "price_performance", "algorithms"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 1):
                 raise InputError(f"meek model: {name} must be 1 or more and finite, got {getattr(self, name)}")

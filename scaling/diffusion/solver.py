@@ -28,7 +28,9 @@ def invert(function: Callable[[Any], Any], target: Any, low: float, high: float)
     target = np.asarray(target, float)
     bottom, top = (np.broadcast_to(np.asarray(function(np.full(target.shape, end)), float), target.shape) for end in (low, high))
     if not bool((bottom <= top).all()):
-        raise InputError(f"solver: the function must increase from {low:g} to {high:g}, but goes from {np.ravel(bottom)[0]:g} to {np.ravel(top)[0]:g}")
+        raise InputError(
+            f"solver: the function must increase from {low:g} to {high:g}, but goes from {np.ravel(bottom)[0]:g} to {np.ravel(top)[0]:g}"
+        )
     left, right = np.full(target.shape, float(low)), np.full(target.shape, float(high))
     for _ in range(_HALVINGS):
         middle = (left + right) / 2

@@ -101,7 +101,9 @@ class GrowthPath:
     def _grown(self, years: np.ndarray) -> np.ndarray:
         rates = np.log(self.growths)
         # The rate changes by rates[j + 1] - rates[j] at each date; before the first date the first holds.
-        bends = [(later - earlier) * np.maximum(years - date, 0.0) for earlier, later, date in zip(rates, rates[1:], self.dates, strict=False)]
+        bends = [
+            (later - earlier) * np.maximum(years - date, 0.0) for earlier, later, date in zip(rates, rates[1:], self.dates, strict=False)
+        ]
         return rates[0] * years + sum(bends, np.zeros(()))
 
 
