@@ -190,10 +190,19 @@ def loss_performance(curve: Curve) -> PerformanceCurve:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """Dollars to FLOP to performance at any date: the composition f_c = f_a o f_h with `trends` shifting both parts."""
+    """Dollars to FLOP to performance at any date: the composition f_c = f_a o f_h with `trends` shifting both parts.
+
+    scale_slope: decades by which a year's algorithmic gain is larger for each decade of physical compute above `scale_reference` FLOP. Where
+    it is not 0 the curve shifts and tilts: the access effect depends on the performance, and small budgets gain less.
+    """
 
     curve: PerformanceCurve
     trends: Trends = dataclasses.field(default_factory=Trends)
+    scale_slope: float = 0.0
+    scale_reference: float = 1e24
+
+    def __post_init__(self) -> None:
+        _positive("conversion", scale_reference=self.scale_reference)
 
     def flops(self, usd: Any, years: Any) -> Any:
         """f_h: training FLOP that `usd` buy at time `years`."""
@@ -201,24 +210,33 @@ class Conversion:
 
     def performance_of_flops(self, flops: Any, years: Any) -> Any:
         """f_a: performance that `flops` give with the algorithms of time `years`."""
-        return self.curve.performance(namespace(flops, years).log(flops) + years * math.log(self.trends.algorithms))
+        tilt, log_gain = self._tilt(years)
+        return self.curve.performance(tilt * namespace(flops, years).log(flops) + log_gain)
 
     def performance(self, usd: Any, years: Any) -> Any:
         """f_c: performance that `usd` give at time `years`."""
         return self.performance_of_flops(self.flops(usd, years), years)
 
     def usd_for(self, performance: Any, years: Any) -> Any:
-        """Dollars that reach `performance` at time `years`: exp(P^-1(p)) / (a h). Infinite where no money does."""
-        x = self.curve.inverse(performance)
-        return namespace(x, years).exp(x - math.log(self.trends.flops_per_usd) - years * math.log(self.trends.shared))
+        """Dollars that reach `performance` at time `years`: exp(P^-1(p)) / (a h) without tilt. Infinite where no money does."""
+        tilt, log_gain = self._tilt(years)
+        log_flops = (self.curve.inverse(performance) - log_gain) / tilt
+        return namespace(log_flops, years).exp(log_flops) / self.flops(1.0, years)
 
     def access_effect(self, performance: Any, start: Any, end: Any) -> Any:
-        """Dollars at `end` over dollars at `start` for the same performance: g_s^-(end - start), whatever the performance."""
+        """Dollars at `end` over dollars at `start` for the same performance: g_s^-(end - start) without tilt, whatever the performance."""
         return self.usd_for(performance, end) / self.usd_for(performance, start)
 
     def performance_effect(self, usd: Any, start: Any, end: Any) -> Any:
         """Gain of performance from `start` to `end` for the same dollars; P'(x) ln g_s a year where the time is short."""
         return self.performance(usd, end) - self.performance(usd, start)
+
+    def _tilt(self, years: Any) -> tuple[Any, Any]:
+        """x = tilt ln C + log_gain: ln effective FLOP of C FLOP with the algorithms of time `years`."""
+        grown = years * self.scale_slope
+        if self.scale_slope and not np.all(np.asarray(grown) > -1):
+            raise InputError(f"conversion: scale_slope {self.scale_slope} makes more compute worth less at {years} years")
+        return 1 + grown, years * math.log(self.trends.algorithms) - grown * math.log(self.scale_reference)
 
 
 def _positive(what: str, **values: float) -> None:
