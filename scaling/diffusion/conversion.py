@@ -111,7 +111,9 @@ class BoundedScore:
         _positive("score", steepness=self.steepness, span=self.span)
 
     def score_of_loss(self, loss: Any) -> Any:
-        return self.floor + self.span / (1 + namespace(loss).exp(self.steepness * (loss - self.middle)))
+        xp = namespace(loss)
+        # 1 / (1 + exp z), without overflow where the loss is far above the middle.
+        return self.floor + self.span * xp.exp(-xp.logaddexp(0.0, self.steepness * (loss - self.middle)))
 
     def performance(self, x: Any) -> Any:
         return self.score_of_loss(self.loss.loss(x))
