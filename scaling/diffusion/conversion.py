@@ -73,6 +73,17 @@ class LossPower:
     def __post_init__(self) -> None:
         _positive("loss", coefficient=self.coefficient, exponent=self.exponent)
 
+    @classmethod
+    def of(cls, curve: Curve) -> LossPower:
+        """The compute-optimal frontier of a curve of Chinchilla's law: exponent alpha beta / (alpha + beta). InputError for other laws."""
+        if curve.law is not CHINCHILLA:
+            raise InputError(f"loss: the frontier of law {curve.law.name} is no single power; loss_performance takes any law")
+        alpha, beta = curve.constants["alpha"], curve.constants["beta"]
+        exponent, at = alpha * beta / (alpha + beta), 1e21
+        # At the optimum the terms of tokens and of parameters stand as alpha to beta; `at` only names a point of the power law.
+        reducible = (1 + alpha / beta) * curve.constants["A"] * curve.optimal(at).params ** -alpha
+        return cls(curve.constants["E"], reducible * at**exponent, exponent)
+
     def loss(self, x: Any) -> Any:
         return self.irreducible + self.reducible(x)
 
@@ -171,18 +182,10 @@ class AnyMonotone:
         return (self.function(x + step) - self.function(x - step)) / (2 * step)
 
 
-def loss_performance(curve: Curve) -> PerformanceCurve:
-    """Minus the loss of a fitted curve's compute-optimal frontier: closed for Chinchilla's law, by search for others with an optimum.
-
-    Chinchilla: exponent alpha beta / (alpha + beta), L*(C) - E = coefficient C^-exponent.
-    """
+def loss_performance(curve: Curve) -> LossPower | AnyMonotone:
+    """Minus the loss of a fitted curve's compute-optimal frontier: closed for Chinchilla's law, by search for others with an optimum."""
     if curve.law is CHINCHILLA:
-        alpha, beta = curve.constants["alpha"], curve.constants["beta"]
-        exponent, at = alpha * beta / (alpha + beta), 1e21
-        # Where the curve's own optimum is evaluated does not matter: the reducible loss is one power law.
-        best = curve.optimal(at)
-        reducible = (1 + alpha / beta) * curve.constants["A"] * best.params**-alpha
-        return LossPower(curve.constants["E"], reducible * at**exponent, exponent)
+        return LossPower.of(curve)
     frontier.needs_size(curve.law)
     per_product = math.log(curve.flops_per_param_token)
     return AnyMonotone(

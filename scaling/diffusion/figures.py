@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import fits
 from scaling.diffusion import windows
 from scaling.diffusion.access import LognormalBudgets, ParetoBudgets, sobol, with_access
-from scaling.diffusion.conversion import BoundedScore, Ceiling, Conversion, IndexLinear, LossPower, loss_performance
+from scaling.diffusion.conversion import BoundedScore, Ceiling, Conversion, IndexLinear, LossPower
 from scaling.diffusion.effects import Trends
 from scaling.diffusion.trends import trend
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, RED, _axes, _styled
@@ -45,8 +45,7 @@ def growth_draws(count: int = 1024) -> tuple[np.ndarray, np.ndarray]:
 
 def score() -> BoundedScore:
     """A benchmark from 0.25 (guessing) to 1 whose middle is the loss of 2e24 FLOP on the published refit of Chinchilla (an illustration)."""
-    law = loss_performance(fits.load("besiroglu2024"))
-    assert isinstance(law, LossPower)  # that curve is Chinchilla's law
+    law = LossPower.of(fits.load("besiroglu2024"))
     return BoundedScore(law, middle=float(law.loss(math.log(2e24))), steepness=25.0, span=0.75, floor=0.25)
 
 

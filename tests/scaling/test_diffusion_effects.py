@@ -14,9 +14,10 @@ from scaling.diffusion.conversion import AnyMonotone, BoundedScore, Ceiling, Con
 from scaling.diffusion.effects import Trends
 from scaling.diffusion.solver import invert
 
-LAW = loss_performance(fits.load("besiroglu2024"))
+LAW = LossPower.of(fits.load("besiroglu2024"))
 SCORE = BoundedScore(LAW, middle=2.1, steepness=9.0, span=0.75, floor=0.25)
-CURVES = {"index": IndexLinear(0.7, 3.0), "loss": LAW, "score": SCORE, "ceiling": Ceiling(LAW, -1.9)}
+CEILING = Ceiling(LAW, -1.9)
+CURVES = {"index": IndexLinear(0.7, 3.0), "loss": LAW, "score": SCORE, "ceiling": CEILING}
 TRENDS = Trends(1.37, 3.0)
 X = np.linspace(44.0, 64.0, 41)
 
@@ -25,7 +26,7 @@ X = np.linspace(44.0, 64.0, 41)
 def test_closed_forms_agree_with_the_general_solver(name):
     closed, general = CURVES[name], AnyMonotone(CURVES[name].performance)
     levels = closed.performance(X)
-    below = levels < (closed.ceiling if name == "ceiling" else math.inf)
+    below = levels < (CEILING.ceiling if name == "ceiling" else math.inf)
     assert below.sum() > 10
     np.testing.assert_allclose(closed.inverse(levels)[below], X[below], rtol=1e-9)
     np.testing.assert_allclose(closed.inverse(levels)[below], general.inverse(levels)[below], rtol=1e-9)
@@ -34,7 +35,7 @@ def test_closed_forms_agree_with_the_general_solver(name):
     exact, solved = Conversion(closed, TRENDS), Conversion(general, TRENDS)
     usd = np.geomspace(1e4, 1e8, 9)
     p = exact.performance(usd, 0.0)
-    p = p[p < (closed.ceiling if name == "ceiling" else math.inf)]
+    p = p[p < (CEILING.ceiling if name == "ceiling" else math.inf)]
     np.testing.assert_allclose(exact.usd_for(p, 2.5), solved.usd_for(p, 2.5), rtol=1e-6)
     np.testing.assert_allclose(exact.access_effect(p, 0.0, 2.5), TRENDS.shared**-2.5, rtol=1e-9)
 
@@ -43,9 +44,19 @@ def test_the_loss_curve_is_the_frontier_of_its_law():
     for name in ("besiroglu2024", "hoffmann2022"):
         curve = fits.load(name)
         losses = [curve.optimal(flops).loss for flops in (1e19, 1e24, 1e28)]
-        np.testing.assert_allclose(loss_performance(curve).loss(np.log([1e19, 1e24, 1e28])), losses, rtol=1e-12)
+        np.testing.assert_allclose(LossPower.of(curve).loss(np.log([1e19, 1e24, 1e28])), losses, rtol=1e-12)
     assert LAW.exponent == pytest.approx(0.17830, rel=1e-4)
     assert float(LAW.reducible(math.log(1e24))) == pytest.approx(0.1424, rel=1e-3)
+
+
+def test_any_law_with_an_optimum_has_a_performance():
+    other = fits.load("beck2025-xlstm")
+    found = loss_performance(other)
+    x = np.log([1e21, 1e23])
+    np.testing.assert_allclose(found.performance(x), [-other.optimal(flops).loss for flops in (1e21, 1e23)], rtol=1e-9)
+    np.testing.assert_allclose(found.inverse(found.performance(x)), x, rtol=1e-6)
+    with pytest.raises(InputError, match="no single power"):
+        LossPower.of(other)
 
 
 def test_both_effects_are_one_displacement():
@@ -71,7 +82,7 @@ def test_gains_that_depend_on_scale_leave_small_budgets_behind():
 
 
 def test_bounds_are_out_of_reach():
-    conversion = Conversion(CURVES["ceiling"], TRENDS)
+    conversion = Conversion(CEILING, TRENDS)
     assert np.isinf(conversion.usd_for(-1.85, 3.0))
     assert np.isinf(Conversion(LAW, TRENDS).usd_for(-LAW.irreducible, 3.0))
     assert np.isinf(SCORE.inverse(1.0))
