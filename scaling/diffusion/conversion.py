@@ -20,6 +20,7 @@ import numpy as np
 from fits import frontier
 from fits.curve import Curve
 from fits.laws.chinchilla import CHINCHILLA
+from scaling.diffusion.checks import check_finite, check_positive
 from scaling.diffusion.effects import Trends
 from scaling.diffusion.solver import invert, namespace
 from scaling.diffusion.windows import time_to_grow
@@ -50,7 +51,8 @@ class IndexLinear:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("index", scale=self.scale)
+        check_positive("index", scale=self.scale)
+        check_finite("index", offset=self.offset)
 
     def performance(self, x: Any) -> Any:
         return self.offset + self.scale * x
@@ -71,7 +73,8 @@ class LossPower:
     exponent: float
 
     def __post_init__(self) -> None:
-        _positive("loss", coefficient=self.coefficient, exponent=self.exponent)
+        check_positive("loss", coefficient=self.coefficient, exponent=self.exponent)
+        check_finite("loss", irreducible=self.irreducible)
 
     @classmethod
     def of(cls, curve: Curve) -> LossPower:
@@ -119,7 +122,8 @@ class BoundedScore:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("score", steepness=self.steepness, span=self.span)
+        check_positive("score", steepness=self.steepness, span=self.span)
+        check_finite("score", middle=self.middle, floor=self.floor)
 
     def score_of_loss(self, loss: Any) -> Any:
         xp = namespace(loss)
@@ -147,6 +151,9 @@ class Ceiling:
 
     below: PerformanceCurve
     ceiling: float
+
+    def __post_init__(self) -> None:
+        check_finite("ceiling", ceiling=self.ceiling)
 
     def performance(self, x: Any) -> Any:
         return namespace(x).minimum(self.below.performance(x), self.ceiling)
@@ -207,7 +214,8 @@ class Conversion:
     scale_reference: float = 1e24
 
     def __post_init__(self) -> None:
-        _positive("conversion", scale_reference=self.scale_reference)
+        check_positive("conversion", scale_reference=self.scale_reference)
+        check_finite("conversion", scale_slope=self.scale_slope)
 
     def flops(self, usd: Any, years: Any) -> Any:
         """f_h: training FLOP that `usd` buy at time `years`."""
@@ -242,9 +250,3 @@ class Conversion:
         if self.scale_slope and not np.all(np.asarray(grown) > -1):
             raise InputError(f"conversion: scale_slope {self.scale_slope} makes more compute worth less at {years} years")
         return 1 + grown, years * math.log(self.trends.algorithms) - grown * math.log(self.scale_reference)
-
-
-def _positive(what: str, **values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{what}: {name} must be positive and finite, got {value}")

@@ -25,7 +25,7 @@ from scaling.plots import BLACK, BLUE, GREEN, ORANGE, RED, _axes, _styled
 
 HARDWARE, ALGORITHMS = "price-performance-ml-gpus", "algorithms-ho2024"
 INVESTORS = {"large": (1e9, BLUE), "medium": (1e8, GREEN), "small": (1e6, ORANGE)}
-THRESHOLDS = (28.0, 31.0)
+THRESHOLDS = (28.0, 30.5)
 
 
 def trends() -> Trends:
@@ -135,14 +135,13 @@ def investors_figure(ceiling: float | None = None, budget_growth: float = 2.4) -
         axis.fill_between(times, low, high, color=colour, alpha=0.16, linewidth=0)
         axis.plot(times, middle, color=colour, linewidth=2.4)
         if ceiling is None:
-            axis.annotate(
-                f"{who}:\n\\${_money(usd)}", (8, middle[-1]), xytext=(5, 0), textcoords="offset points", color=colour, va="center"
-            )
+            text = f"{who}, \\${_money(usd)}"
+            axis.annotate(text, (8, middle[-1]), xytext=(5, 0), textcoords="offset points", color=colour, fontsize=9, va="center")
         if ceiling is not None:
             at = float(Ceiling(flat, ceiling).reached(start, growth))
             axis.plot([at], [ceiling], "o", color=colour, markersize=7, zorder=4)
-            text = f"{who}: \\${_money(usd)},\nafter {at:.1f} years"
-            axis.annotate(text, (at, ceiling), xytext=(0, 8), textcoords="offset points", color=colour, fontsize=8.5, ha="center")
+            text, side = f"{who}, \\${_money(usd)}:\n{at:.1f} years", "right" if who == "large" else "left"
+            axis.annotate(text, (at, ceiling), xytext=(0, 7), textcoords="offset points", color=colour, fontsize=9, ha=side)
     if ceiling is None:
         for threshold in THRESHOLDS:
             _mark_windows(axis, flat, threshold, growth)
@@ -166,8 +165,9 @@ def _mark_windows(axis: Axes, curve: IndexLinear, threshold: float, growth: floa
     )
     for arrival, (_, colour) in zip(arrivals, INVESTORS.values(), strict=True):
         axis.plot([arrival], [threshold], "o", color=colour, markersize=6, zorder=4)
-    text = f"window large to small: {arrivals[-1] - arrivals[0]:.1f} years"
-    axis.annotate(text, (arrivals[-1], threshold), xytext=(8, -12), textcoords="offset points", fontsize=9)
+    text = f"window: {arrivals[-1] - arrivals[0]:.1f} years"
+    place = ((arrivals[1] + arrivals[-1]) / 2, threshold)
+    axis.annotate(text, place, xytext=(0, 5), textcoords="offset points", fontsize=9, ha="center")
 
 
 @_styled
@@ -179,15 +179,16 @@ def access_counts_figure(cost_usd: float = 1e9, budget_growth: float = 1.0) -> t
     cases = {
         "lognormal budgets": (LognormalBudgets(10_000, 1e5, 2.5), BLUE),
         "Pareto budgets, exponent 1": (ParetoBudgets(10_000, 1e4, 1.0), ORANGE),
-        "Pareto budgets, exponent 0.5": (ParetoBudgets(10_000, 1e4, 0.5), GREEN),
+        "Pareto budgets,\nexponent 0.5": (ParetoBudgets(10_000, 1e4, 0.5), GREEN),
     }
     figure, (axis,) = _axes(7.6, 4.8)
     columns: dict[str, np.ndarray] = {"years": times}
-    spots = ((26, (-8, 10), "right"), (36, (10, -12), "left"), (3, (-4, 22), "left"))
+    spots = ((40, (-8, 10), "right"), (36, (10, -12), "left"), (3, (-6, 30), "left"))
     for (name, (budgets, colour)), (place, offset, side) in zip(cases.items(), spots, strict=True):
         middle = with_access(budgets, cost_usd, years=times, shared=trends().shared, budget_growth=budget_growth)
         low, high = band(with_access(budgets, cost_usd, years=times, shared=shared, budget_growth=budget_growth))
-        columns |= {name: middle, f"{name}, low": low, f"{name}, high": high}
+        column = name.replace("\n", " ")
+        columns |= {column: middle, f"{column}, low": low, f"{column}, high": high}
         axis.fill_between(times, low, high, color=colour, alpha=0.16, linewidth=0)
         axis.plot(times, middle, color=colour, linewidth=2.4)
         axis.annotate(name, (times[place], middle[place]), xytext=offset, textcoords="offset points", color=colour, ha=side)

@@ -220,5 +220,8 @@ def test_bad_input_is_named():
         windows.GrowthPath(1.0, (1.0, 2.0), (1.0, 2.0))
     with pytest.raises(InputError, match="coefficient"):
         LossPower(1.7, -1.0, 0.15)
+    for make in (lambda: Ceiling(LAW, math.nan), lambda: IndexLinear(1.0, math.inf), lambda: Conversion(LAW, TRENDS, scale_slope=math.nan)):
+        with pytest.raises(InputError, match="must be finite"):
+            make()
     with pytest.raises(InputError, match="catch_up"):
         Trends.named("price-performance", "catch-up")
