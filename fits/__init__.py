@@ -1,7 +1,7 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
 Public names: read_runs, complete, dataset, dataset_names, fit, compare, leave_budget_out, rolling_extrapolation, ensemble, isoflop, envelope,
-plan_runs, load, published, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here imports Flax
+plan_runs, load, published, refitted, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here imports Flax
 or Orbax.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fits.laws.base import Law as Law
     from fits.library import load as load
     from fits.library import published as published
+    from fits.library import refitted as refitted
     from fits.planning import Proposal as Proposal
     from fits.planning import plan_runs as plan_runs
     from fits.runs import complete as complete
@@ -54,6 +55,7 @@ _HOME = {
     "plan_runs": "fits.planning",
     "published": "fits.library",
     "read_runs": "fits.runs",
+    "refitted": "fits.library",
     "rolling_extrapolation": "fits.comparison",
 }
 __all__ = list(_HOME)
