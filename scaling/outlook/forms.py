@@ -107,11 +107,11 @@ class Ensemble:
 
     def optimum(self, flops: Any, unique: Any = math.inf) -> Optimum:
         """The optimal runs of `flops` where there are `unique` tokens, and repetition beyond; the two broadcast to the last axes."""
-        flops, unique = np.broadcast_arrays(np.asarray(flops, float), np.asarray(unique, float))
+        flops, unique = (each[None] for each in np.broadcast_arrays(np.asarray(flops, float), np.asarray(unique, float)))
         found = []
         for group in self.groups:
             rows = group.curve.draws_or_error()
-            constants = rows.reshape(len(rows), *(1,) * flops.ndim, -1)
+            constants = rows.reshape(len(rows), *(1,) * (flops.ndim - 1), -1)
             with jax.enable_x64(True):
                 found.append(_optimum(form_of(group.curve), constants, group.curve.flops_per_param_token, flops, unique))
         return Optimum(*(self._joined([np.asarray(each[place]) for each in found]) for place in range(len(Optimum._fields))))

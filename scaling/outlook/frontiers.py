@@ -215,17 +215,20 @@ def _crossing(rising: np.ndarray, level: float) -> np.ndarray:
     before, after = (np.take_along_axis(rising, place - step, axis=-1)[..., 0] for step in (1, 0))
     log_flops = np.log(FAR)
     left, right = log_flops[place[..., 0] - 1], log_flops[place[..., 0]]
-    return np.where(above.any(axis=-1), np.exp(left + (right - left) * (level - before) / (after - before)), np.inf)
+    share = np.clip((level - before) / (after - before), 0, 1)
+    return np.where(above.any(axis=-1), np.exp(left + (right - left) * share), np.inf)
 
 
 def _losses(forms: Ensemble, grid: np.ndarray, supplies: np.ndarray, factor: float) -> pd.DataFrame:
     """Losses and what a factor of compute is worth. Nats are compared on the first curve's corpus only, shares of the reducible loss on all."""
     same = forms.on_one_corpus()
     rows = []
-    for supply, unique in (("endless", np.array([[np.inf]])), ("uncertain", supplies[:, None])):
-        here, there = forms.optimum(grid, unique), forms.optimum(grid / factor, unique)
-        worth = there.reducible - here.reducible
-        quantities = {"loss": (here.reducible + here.irreducible, same), "value": (worth, same), "share": (worth / here.reducible, None)}
+    for supply, unique in (("endless", [np.inf]), ("uncertain", supplies)):
+        here, there = ([forms.optimum(each, stock) for stock in unique] for each in (grid, grid / factor))
+        reducible = np.stack([each.reducible for each in here], axis=2)
+        worth = np.stack([each.reducible for each in there], axis=2) - reducible
+        loss = np.stack([each.reducible + each.irreducible for each in here], axis=2)
+        quantities = {"loss": (loss, same), "value": (worth, same), "share": (worth / reducible, None)}
         for quantity, (values, nats_of) in quantities.items():
             rows += _table(forms, grid, {"supply": supply, "quantity": quantity}, values, nats_of)
     return pd.DataFrame(rows)
