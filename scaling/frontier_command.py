@@ -61,10 +61,16 @@ def frontier(
 
 def answer(found: Frontier) -> dict[str, Any]:
     """The JSON answer: tables at every fourth scale."""
+    from scaling.outlook import trends
+    from scaling.outlook.variance import LEVEL
+
     tables = {name: output.plain(_thinned(getattr(found, name), found)) for name in ("penalties", "optima", "losses", "walls", "months")}
     asked = {"structure": found.structure, "data": found.data, "stock": found.stock, "stock_range": list(found.stock_range)}
     flops = [float(found.flops[0]), float(found.flops[-1])]
-    return asked | {"flops": flops, "level": 0.9, "curves": output.plain(found.curves)} | tables | {"reading": found.reading}
+    least, most = trends.inference(found.structure * found.data)
+    inference = {"low": least, "high": most, "source": trends.INFERENCE_SOURCE}
+    about = {"flops": flops, "level": LEVEL, "curves": output.plain(found.curves)}
+    return asked | about | tables | {"inference": inference, "reading": found.reading}
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from fits import frontier
 from fits.curve import Curve
-from scaling.errors import InputError
+from scaling.followers import higher, slower
 
 SLOWER = 0.95  # the follower's exponents over the leader's
 ANCHOR = 1e22  # FLOP, about the largest runs that laws were fitted to: there both laws agree
@@ -49,45 +46,10 @@ def departures(stock: float, low: float, high: float) -> tuple[Departure, ...]:
         Departure("stock-halved", f"{amount(stock)}, the follower half", {"unique_tokens": stock, "follower_unique_tokens": stock / 2}),
         Departure("served-1e14", "1e14 tokens served", {"served_tokens": 1e14}),
         Departure("served-1e15", "1e15 tokens served", {"served_tokens": 1e15}),
-        Departure("exponents", f"exponents {1 - SLOWER:.0%} lower", follower=slower),
-        Departure("irreducible", f"irreducible loss {EXCESS} higher", follower=higher),
+        Departure("exponents", f"exponents {1 - SLOWER:.0%} lower", follower=lambda curve: slower(curve, SLOWER, ANCHOR)),
+        Departure("irreducible", f"irreducible loss {EXCESS} higher", follower=lambda curve: higher(curve, EXCESS)),
         Departure("stock-served", f"{amount(stock)} and 1e14 tokens served", {"unique_tokens": stock, "served_tokens": 1e14}),
     )
-
-
-def slower(curve: Curve, factor: float = SLOWER, anchor: float = ANCHOR) -> Curve:
-    """The curve with exponents of size and tokens times `factor`, its terms and so its loss and optimum as they were at the optimum of `anchor` FLOP.
-
-    Its reducible loss falls as C^-(factor gamma): a gap that is a power law in compute (Gundlach et al. 2025 find such gaps between architectures). With draws, each is changed.
-    """
-    names = curve.law.constants
-    if not {"A", "B", "alpha"} <= set(names):
-        raise InputError(f"frontier: law {curve.law.name} of curve {curve.name!r} has no exponents alpha and beta to lower")
-    extras = {name: value for name, value in curve.law.typical if name != curve.law.size}
-
-    def changed(rows: np.ndarray) -> np.ndarray:
-        product = anchor / curve.flops_per_param_token
-        size = frontier.optimal_size(curve.law, rows, product, extras)
-        named = {name: rows[..., place] for place, name in enumerate(names)}
-        second = "beta" if "beta" in named else "alpha"
-        moved = {"A": named["A"] * size ** ((factor - 1) * named["alpha"]), "alpha": factor * named["alpha"]}
-        moved |= {"B": named["B"] * (product / size) ** ((factor - 1) * named[second]), second: factor * named[second]}
-        return np.stack([moved.get(name, named[name]) for name in names], axis=-1)
-
-    return _changed(curve, changed)
-
-
-def higher(curve: Curve, excess: float = EXCESS) -> Curve:
-    """The curve with `excess` nats/token more of irreducible loss, its draws too."""
-    if "E" not in curve.law.constants:
-        raise InputError(f"frontier: law {curve.law.name} of curve {curve.name!r} has no irreducible loss to raise")
-    step = excess * np.eye(len(curve.law.constants))[curve.law.constants.index("E")]
-    return _changed(curve, lambda rows: rows + step)
-
-
-def _changed(curve: Curve, change: Callable[[np.ndarray], np.ndarray]) -> Curve:
-    constants = dict(zip(curve.law.constants, map(float, change(curve.vector)), strict=True))
-    return dataclasses.replace(curve, constants=constants, draws=None if curve.draws is None else change(curve.draws), sample=None)
 
 
 def amount(tokens: float) -> str:

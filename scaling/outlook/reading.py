@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scaling.outlook import trends
 from scaling.outlook.departures import EXCESS, SLOWER, amount
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def _worth(found: Frontier) -> str:
     months = ", ".join(
         f"{number(row['median'])} months of {trend} at {row['growth']:g}x a year" for trend, row in first.loc[list(named)].iterrows()
     )
+    least, most = trends.inference(found.structure * found.data)
     return (
         f"{found.structure * found.data:g}x of compute is worth {banded(value.iloc[0])} nats/token at {flop(found.flops[0])} and {banded(value.iloc[-1])} at {flop(found.flops[-1])}, "
-        f"{banded(share)} of the reducible loss; it equals {months}."
+        f"{banded(share)} of the reducible loss; it equals {months}, or {number(least)} to {number(most)} times the inference compute per answer."
     )
 
 

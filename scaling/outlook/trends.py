@@ -91,6 +91,15 @@ TRENDS = (
 )
 
 
+INFERENCE = (1.0, 2.0)  # decades of inference compute per answer that stand in for one of training
+INFERENCE_SOURCE = "typically 1 to 2 decades of inference for one of training (Epoch, on trading training for inference)"
+
+
+def inference(penalty: float) -> tuple[float, float]:
+    """The factors of inference compute per answer, least and most, that make up for a lack of training compute."""
+    return penalty ** INFERENCE[0], penalty ** INFERENCE[1]
+
+
 def months(log_penalty: np.ndarray, growth: np.ndarray | float) -> np.ndarray:
     """Months in which `growth` a year makes up a penalty given as its logarithm; infinite for an infinite one."""
     return 12 * log_penalty / np.log(growth)

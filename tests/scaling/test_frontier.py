@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fits
 from scaling import InputError, compute_penalty, frontier
+from scaling.followers import higher, slower
 from scaling.frontier_command import answer, wide
 from scaling.outlook import forms, frontiers, trends, variance
-from scaling.outlook.departures import ANCHOR, EXCESS, SLOWER, amount, departures, higher, slower
+from scaling.outlook.departures import ANCHOR, EXCESS, SLOWER, amount, departures
 from scaling.outlook.reading import flop, made_of, number
 from tests.scaling.test_cli import answer as command
 from tests.scaling.test_cli import called
@@ -53,7 +55,7 @@ def test_free_followers_meet_the_closed_forms_under_every_law():
     assert values["irreducible"][0, 0, 16] == pytest.approx(4 * (1 - EXCESS / reducible) ** (-1 / BES.gamma), rel=1e-6)
     np.testing.assert_allclose(values["stock-middle"][0, 0, [28, 32]], [4.000, 4.159], rtol=1e-3)
     assert (np.diff(values["stock-middle"], axis=-1) > -1e-9).all()
-    changed = slower(BES)
+    changed = slower(BES, SLOWER, ANCHOR)
     assert changed.optimal(ANCHOR).loss == pytest.approx(BES.optimal(ANCHOR).loss, rel=1e-12)
     assert changed.optimal(ANCHOR).params == pytest.approx(BES.optimal(ANCHOR).params, rel=1e-9)
 
@@ -77,8 +79,12 @@ def test_the_figures_of_the_theory_are_met(found):
 
 @slow
 def test_every_penalty_is_the_single_solver_s(found):
-    picked = {"stock-low": {"unique_tokens": 100e12}, "served-1e15": {"served_tokens": 1e15}, "irreducible": {"follower": higher(BES)}}
-    picked |= {"stock-served": {"unique_tokens": 300e12, "served_tokens": 1e14}, "exponents": {"follower": slower(BES)}}
+    picked: dict[str, dict[str, Any]] = {
+        "stock-low": {"unique_tokens": 100e12},
+        "served-1e15": {"served_tokens": 1e15},
+        "irreducible": {"follower": higher(BES, EXCESS)},
+    }
+    picked |= {"stock-served": {"unique_tokens": 300e12, "served_tokens": 1e14}, "exponents": {"follower": slower(BES, SLOWER, ANCHOR)}}
     picked |= {"stock-halved": {"unique_tokens": 300e12, "follower_unique_tokens": 150e12}}
     for departure, settings in picked.items():
         values = own(found.penalties, "besiroglu2024", departure=departure)
@@ -276,7 +282,7 @@ def test_the_command(tmp_path):
         ({"curves": ["ludziejewski2025"]}, "also takes experts"),
     ],
 )
-def test_bad_input_is_refused(arguments, says):
+def test_bad_input_is_refused(arguments: dict[str, Any], says):
     with pytest.raises(InputError, match=says):
         frontier(**arguments)
 
