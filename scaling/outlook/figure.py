@@ -34,7 +34,7 @@ def frontier_figure(found: Frontier) -> Figure:
     _penalty_axes(kept, found, "Something of the leader's run is kept", (0.8 * least, TOP * product), above=True)
     _penalty_axes(supply, found, "Unique tokens run out", (0.9 * product, 3 * product))
     _penalty_axes(laws, found, "The follower's law is another", (0.8 * product, TOP * product))
-    _penalty_axes(serving, found, "Serving counts as well", (0.85 * found.structure, 1.5 * product))
+    _penalty_axes(serving, found, "Serving counts as well", (0.85 * min(found.structure, product), 1.5 * max(found.structure, product)))
     _kept(kept, found)
     _supply(supply, found)
     _laws(laws, found)
@@ -224,6 +224,10 @@ def _made_of(axis: Axes, found: Frontier) -> None:
 def _worth(axis: Axes, found: Frontier) -> None:
     product = found.structure * found.data
     rows = found.losses[(found.losses["quantity"] == "value") & (found.losses["supply"] == "endless")]
+    axis.set_title(f"What {product:g}x of compute is worth")
+    if product <= 1:
+        axis.annotate("no loss: the follower is not behind", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        return
     axis.fill_between(found.flops, rows["low"], rows["high"], color=BLUE, alpha=0.16, linewidth=0)
     own = _own(found, rows)
     axis.plot(found.flops, own, color=BLUE, linewidth=1.9)
@@ -248,7 +252,6 @@ def _worth(axis: Axes, found: Frontier) -> None:
         ylabel="nats per token",
     )
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_title(f"What {product:g}x of compute is worth")
     first = found.months[np.isclose(found.months["flops"], found.flops[0])]
     lines = [f"{number(row['median'])}: {row['trend']}, {row['growth']:g}x a year" for _, row in first.iterrows()]
     axis.annotate(

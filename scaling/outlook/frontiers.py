@@ -215,7 +215,8 @@ def _crossing(rising: np.ndarray, level: float) -> np.ndarray:
     before, after = (np.take_along_axis(rising, place - step, axis=-1)[..., 0] for step in (1, 0))
     log_flops = np.log(FAR)
     left, right = log_flops[place[..., 0] - 1], log_flops[place[..., 0]]
-    share = np.clip((level - before) / (after - before), 0, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing rises
+        share = np.clip((level - before) / (after - before), 0, 1)
     return np.where(above.any(axis=-1), np.exp(left + (right - left) * share), np.inf)
 
 

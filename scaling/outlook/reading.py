@@ -25,7 +25,7 @@ def reading(found: Frontier) -> str:
 def _where_it_holds(found: Frontier) -> str:
     free = found.penalties[found.penalties["departure"] == "free"]
     low, high = free["low"].min(), free["high"].max()
-    exact = number(low) if high / low - 1 < 1e-6 else f"{number(low)} to {number(high)}"
+    exact = number(low) if high - low < 1e-6 * low else f"{number(low)} to {number(high)}"
     return (
         f"A follower {found.structure:g}x behind in structure and {found.data:g}x in data, free in size and tokens, needs {exact} times the compute at every scale from "
         f"{flop(found.flops[0])} to {flop(found.flops[-1])}, under all {len(found.curves)} laws."
@@ -85,7 +85,7 @@ def _worth(found: Frontier) -> str:
 def banded(row: pd.Series) -> str:
     """A median with its band, or one number where the band has no width."""
     median, low, high = float(row["median"]), float(row["low"]), float(row["high"])
-    if math.isfinite(high) and high / low - 1 < SPREAD:
+    if math.isfinite(high) and high - low <= SPREAD * abs(low):
         return number(median)
     return f"{number(median)} ({number(low)} to {number(high)})"
 
