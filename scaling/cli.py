@@ -16,6 +16,7 @@ from scaling import (
     data_command,
     estimate_command,
     fit_command,
+    frontier_command,
     output,
     plan_command,
     runs_command,
@@ -36,6 +37,7 @@ app.add_typer(data_command.data, name="data")
 app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
+app.command()(frontier_command.frontier)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
@@ -67,32 +69,44 @@ def penalty(
     structure: Annotated[float, typer.Option(help="The follower's structure gap: its parameters count 1/structure.")] = 1.0,
     data_gap: Annotated[float, typer.Option("--data", help="The follower's data gap: its effective tokens count 1/data.")] = 1.0,
     follower: Annotated[str | None, typer.Option(help="The follower's own curve.")] = None,
+    differs: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A constant of the follower's law: alpha=0.33, A=x2, E=+0.02.")
+    ] = None,
     unique_tokens: Annotated[float | None, typer.Option(help="Unique tokens there are, repetition beyond.")] = None,
     follower_unique_tokens: Annotated[float | None, typer.Option(help="... and for the follower, where they differ.")] = None,
     fixed: Annotated[str | None, typer.Option(help="What the follower cannot change: tokens, params or tokens_per_param.")] = None,
     overtraining: Annotated[float, typer.Option(help="The leader's tokens per parameter over the optimum.")] = 1.0,
+    tokens_per_param: Annotated[float | None, typer.Option(help="... or as a number, in place of --overtraining.")] = None,
     allocation_error: Annotated[float, typer.Option(help="The follower's size over its optimum.")] = 1.0,
     served_tokens: Annotated[float, typer.Option(help="Tokens that each lab serves with its model.")] = 0.0,
+    throughput: Annotated[
+        float, typer.Option(help="The leader's FLOP per chip and hour over the follower's: costs hours, not FLOP.")
+    ] = 1.0,
     at: Annotated[list[str] | None, typer.Option(metavar="INPUT=NUMBER", help="A further input of the law, such as experts=8.")] = None,
     as_json: Json = False,
 ) -> None:
     """How much more compute a follower needs for the leader's loss."""
     import fits
-    from scaling.penalty import compute_penalty
+    from scaling.followers import differing
+    from scaling.penalty import compute_penalty, overtraining_for
 
+    leader, inputs = fits.load(curve), curves_command.further_inputs(at or [])
+    if tokens_per_param is not None:
+        overtraining = overtraining_for(leader, tokens_per_param, overtraining, flops=flops, unique_tokens=unique_tokens, inputs=inputs)
     found = compute_penalty(
-        fits.load(curve),
+        leader,
         flops=flops,
         structure=structure,
         data=data_gap,
-        follower=fits.load(follower) if follower else None,
+        follower=differing(fits.load(follower) if follower else leader, differs or []),
         unique_tokens=unique_tokens,
         follower_unique_tokens=follower_unique_tokens,
         fixed=fixed,
         overtraining=overtraining,
         allocation_error=allocation_error,
         served_tokens=served_tokens,
-        inputs=curves_command.further_inputs(at or []),
+        throughput=throughput,
+        inputs=inputs,
     )
     answer = dataclasses.asdict(found)
     if as_json:

@@ -32,7 +32,7 @@ class Penalty:
     """`value` = follower's compute / leader's, at equal loss; infinite and `feasible = False` where no compute suffices.
 
     With served tokens both computes include 2 N per served token. `decades_outside` says by how far the computes lie
-    beyond the range of compute that the curve was fitted on, serving left out.
+    beyond the range of compute that the curve was fitted on, serving left out. `hours` is the ratio in hours of as many chips, and in dollars at one price.
     """
 
     value: float
@@ -41,6 +41,7 @@ class Penalty:
     feasible: bool
     reason: str
     decades_outside: float
+    hours: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,7 @@ def compute_penalty(
     overtraining: float = 1.0,
     allocation_error: float = 1.0,
     served_tokens: float = 0.0,
+    throughput: float = 1.0,
     inputs: Mapping[str, float] | None = None,
 ) -> Penalty:
     """The follower's compute over the leader's at the loss that `flops` of training buy the leader.
@@ -126,10 +128,12 @@ def compute_penalty(
     cannot change against the leader's run: "tokens", "params" or "tokens_per_param". overtraining: the leader trains on this
     multiple of the optimal tokens per parameter; a follower with nothing fixed is free to allocate afresh. allocation_error: the
     follower's N is this multiple of its optimum at the same compute. served_tokens: each lab serves so many, at 2 N FLOP
-    each, and allocates for the least sum of training and serving. inputs: what a law takes beside size and tokens (experts, bits, ...), of
+    each, and allocates for the least sum of training and serving. throughput: the leader's FLOP per chip and hour over the follower's (chip,
+    utilisation, links), which costs hours and dollars and no FLOP. inputs: what a law takes beside size and tokens (experts, bits, ...), of
     both sides. Raises InputError.
     """
     values = {"flops": flops, "structure": structure, "data": data, "overtraining": overtraining, "allocation_error": allocation_error}
+    values |= {"throughput": throughput}
     unique = math.inf if unique_tokens is None else unique_tokens
     follower_unique = unique if follower_unique_tokens is None else follower_unique_tokens
     values |= {"unique_tokens": unique, "follower_unique_tokens": follower_unique}
@@ -145,7 +149,6 @@ def compute_penalty(
     if served_tokens and overtraining != 1:
         raise InputError("penalty: served_tokens already decides how long the leader trains; leave overtraining at 1")
 
-    outside = curve.decades_outside(flops=flops)
     if any(each.law is not CHINCHILLA for each in (curve, follower or curve)):
         settings: dict[str, Any] = {
             "structure": structure,
@@ -154,17 +157,37 @@ def compute_penalty(
             "follower_unique_tokens": follower_unique,
         }
         settings |= {"overtraining": overtraining, "allocation_error": allocation_error, "served_tokens": served_tokens}
-        return _by_any_law(curve, follower or curve, flops, fixed, inputs or {}, settings)
-    if inputs:
+        found = _by_any_law(curve, follower or curve, flops, fixed, inputs or {}, settings)
+    elif inputs:
         raise InputError(f"penalty: {next(iter(inputs))!r} is no further input of law {curve.law.name}; it has none")
-    lead = _Lab(curve, 1.0, 1.0, unique)
-    follow = _Lab(follower or curve, structure, data, follower_unique)
-    leader = _leader(lead, flops, overtraining, served_tokens)
-    params, tokens = _follower(follow, leader, fixed, allocation_error, served_tokens)
+    else:
+        lead, follow = _Lab(curve, 1.0, 1.0, unique), _Lab(follower or curve, structure, data, follower_unique)
+        found = _by_closed_forms(
+            lead, follow, _leader(lead, flops, overtraining, served_tokens), flops, fixed, allocation_error, served_tokens
+        )
+    return dataclasses.replace(found, hours=found.value * throughput)
+
+
+def overtraining_for(curve: Curve, tokens_per_param: float, otherwise: float, **settings: Any) -> float:
+    """The over-training of a leader that trains on so many tokens per parameter; `settings` (flops, unique_tokens, inputs) are `compute_penalty`'s.
+
+    With fixed="tokens_per_param" this makes the rule of both labs. Raises InputError.
+    """
+    if not (tokens_per_param > 0 and math.isfinite(tokens_per_param)):
+        raise InputError(f"penalty: tokens_per_param must be positive and finite, got {tokens_per_param}")
+    if otherwise != 1:
+        raise InputError("penalty: overtraining and tokens_per_param both say how long the leader trains; give one")
+    optimum = compute_penalty(curve, **settings).leader
+    return tokens_per_param * optimum.params / optimum.tokens
+
+
+def _by_closed_forms(lead: _Lab, follow: _Lab, leader: Allocation, flops: float, fixed: str | None, error: float, served: float) -> Penalty:
+    outside = lead.curve.decades_outside(flops=flops)
+    params, tokens = _follower(follow, leader, fixed, error, served)
     if not math.isfinite(params * tokens):
         reason = _why_impossible(follow, leader, fixed)
         return Penalty(math.inf, leader, Allocation(params, tokens, math.nan, math.inf), False, reason, outside)
-    reached = follow.allocation(params, tokens, served_tokens)
+    reached = follow.allocation(params, tokens, served)
     trained = follow.cost(params, tokens, 0.0)
     return Penalty(reached.flops / leader.flops, leader, reached, True, "", max(outside, follow.curve.decades_outside(flops=trained)))
 
@@ -182,9 +205,11 @@ def _by_any_law(
         sides.append(Allocation(params, tokens, loss, cost))
     value, outside = float(found.value), curve.decades_outside(flops=flops)
     if not math.isfinite(value):
-        return Penalty(math.inf, *sides, False, f"no compute brings the follower to the leader's loss {sides[0].loss:.4g}", outside)
+        return Penalty(
+            math.inf, sides[0], sides[1], False, f"no compute brings the follower to the leader's loss {sides[0].loss:.4g}", outside
+        )
     trained = follower.flops_per_param_token * sides[1].params * sides[1].tokens
-    return Penalty(value, *sides, True, "", max(outside, follower.decades_outside(flops=trained)))
+    return Penalty(value, sides[0], sides[1], True, "", max(outside, follower.decades_outside(flops=trained)))
 
 
 def _loss(curve: Curve, settings: dict[str, Any], side: str, params: float, tokens: float, inputs: Mapping[str, float]) -> float:

@@ -215,3 +215,15 @@ def test_the_benchmark_prints_strict_json(data_folder, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)["refits"]
     assert [each["name"] for each in found] == ["C4", "RedPajama", "RefinedWeb"]
     assert all(abs(each["difference"]) < 4e-5 and each["certificate"]["certified"] for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", fits.refitted())
+def test_shipped_refits_come_out_again(name, data_folder):
+    shipped = fits.load(name)
+    curve = fits.fit(shipped.law, fits.dataset("chinchilla-epoch", recipe=True), objective="log-huber", delta=1e-3)
+    assert curve.certificate is not None
+    assert curve.certificate["certified"]
+    np.testing.assert_allclose(curve.vector, shipped.vector, rtol=1e-5)
+    assert shipped.draws is not None
+    assert len(shipped.draws) == 200
