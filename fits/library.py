@@ -1,4 +1,4 @@
-"""Curves by name or file: those of the literature, and those fitted to this project's own runs, ship with the package."""
+"""Curves by name or file: those of the literature, forms refitted to public tables, and those of this project's own runs, ship with the package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SHELVES = ("published", "refitted", "own")
+
+
 def published() -> list[str]:
     """Names of the curves from the literature that ship with the package."""
     return _shelf("published")
+
+
+def refitted() -> list[str]:
+    """Names of the curves that ship with the package and were fitted by it to public tables (`benchmarks/refitted_forms.py`)."""
+    return _shelf("refitted")
 
 
 def own() -> list[str]:
@@ -38,13 +46,13 @@ def own_runs(where: str | None = None) -> pd.DataFrame:
 
 def load(name: str | os.PathLike[str], law: Law | None = None) -> Curve:
     """A shipped curve by its name, or a saved one by its path; `law` is given for a curve whose law is one's own."""
-    for shelf, names in (("published", published()), ("own", own())):
-        if str(name) in names:
+    for shelf in SHELVES:
+        if str(name) in _shelf(shelf):
             return _shipped(shelf, str(name))
     path = Path(name)
     if path.suffix == ".json" or path.exists():
         return from_fields(curve_file.read(path), law)
-    known = [*published(), *own()]
+    known = [each for shelf in SHELVES for each in _shelf(shelf)]
     near = [repr(each) for each in difflib.get_close_matches(str(name), known, 3, 0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(f"curve {str(name)!r} is not known; {hint}`isoloss curves` lists the {len(known)} there are, and files end in .json")

@@ -16,6 +16,7 @@ from scaling import (
     data_command,
     estimate_command,
     fit_command,
+    frontier_command,
     output,
     plan_command,
     runs_command,
@@ -36,6 +37,7 @@ app.add_typer(data_command.data, name="data")
 app.command()(fit_command.fit)
 app.command()(curves_command.curves)
 app.command()(plan_command.plan)
+app.command()(frontier_command.frontier)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)

@@ -127,10 +127,10 @@ def _checked(
     if serving and (settings["overtraining"] != 1).any():
         raise InputError("penalty: served_tokens already decides how long the leader trains; leave overtraining at 1")
     settings["served_tokens"] = np.maximum(served, NO_SERVING)
-    return Problem(_form(curve), _form(follower), "allocation" if misallocated else fixed, serving), settings
+    return Problem(form_of(curve), form_of(follower), "allocation" if misallocated else fixed, serving), settings
 
 
-def _form(curve: Curve) -> Form:
+def form_of(curve: Curve) -> Form:
     """Whether raising E by one raises the loss by one, at some point of the law."""
     if "E" not in curve.law.constants:
         return Form(curve.law, False)

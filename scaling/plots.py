@@ -57,13 +57,15 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
     return styled
 
 
-def save(figure: Figure, path: str | Path) -> Path:
-    """Writes the figure as PNG, whole or not at all; returns the path."""
+def save(figure: Figure, path: str | Path, dpi: int = DPI) -> Path:
+    """Writes the figure as PNG, or as PDF or SVG by the path's suffix, whole or not at all; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    # Without the software stamp the same numbers give the same file.
-    figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    form = path.suffix.lower().removeprefix(".")
+    # Without stamps of software and time the same numbers give the same file.
+    stamp = {"pdf": "CreationDate", "svg": "Date"}.get(form, "Software")
+    figure.savefig(temporary, format=form if form in ("pdf", "svg") else "png", dpi=dpi, metadata={stamp: None})
     temporary.replace(path)
     return path
 

@@ -10,7 +10,7 @@ import pytest
 import fits
 from fits.laws import LAWS
 
-NAMES = fits.published()
+NAMES = [*fits.published(), *fits.refitted()]
 
 
 def test_there_are_many():
@@ -55,6 +55,6 @@ def test_every_law_is_described():
 
 
 def test_files_carry_their_checksum():
-    for entry in resources.files("fits").joinpath("published").iterdir():
-        if entry.name.endswith(".json"):
-            assert "checksum" in json.loads(entry.read_text()), entry.name
+    folders = (resources.files("fits").joinpath(folder) for folder in ("published", "refitted"))
+    for entry in (entry for folder in folders for entry in folder.iterdir() if entry.name.endswith(".json")):
+        assert "checksum" in json.loads(entry.read_text()), entry.name
