@@ -27,7 +27,8 @@ def note(axis: Axes, text: str, corner: str = "lower left", colour: str = GREY, 
     """A remark in a corner of the axes."""
     vertical, side = corner.split()
     place = (0.02 if side == "left" else 0.98, 0.02 if vertical == "lower" else 0.98)
-    given: dict[str, Any] = {"fontsize": 8.5, "ha": side, "va": "bottom" if vertical == "lower" else "top"} | style
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    given: dict[str, Any] = {"fontsize": 8.5, "ha": side, "va": "bottom" if vertical == "lower" else "top", "bbox": behind} | style
     axis.annotate(text, place, xycoords="axes fraction", color=colour, **given)
 
 

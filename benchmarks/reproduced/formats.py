@@ -33,22 +33,11 @@ def _effective(axis: Axes, curve: Curve) -> pd.DataFrame:
     for place, (name, gamma, colour) in PLACES.items():
         share = 1 - np.exp(-BITS / curve.constants[gamma])
         columns[f"share_{place}"] = share
-        axis.plot(BITS, share, color=colour, linewidth=2)
+        axis.plot(BITS, share, color=colour, linewidth=2, label=name)
     together = np.prod([columns[f"share_{place}"] for place in PLACES], axis=0)
-    axis.plot(BITS, together, "--", color=BLACK, linewidth=1.6)
+    axis.plot(BITS, together, "--", color=BLACK, linewidth=1.6, label="all three")
     columns["share_all"] = together
-    for name, text, at, colour, shift in (
-        ("share_bits_cache", "attention cache", 3.2, GREEN, (4, 10)),
-        ("share_bits_activations", "activations", 7.5, ORANGE, (0, 0)),
-        ("share_bits_weights", "weights", 8.5, BLUE, (0, 0)),
-        ("share_all", "all three", 5.0, BLACK, (8, -8)),
-    ):
-        point = (at, float(np.interp(at, BITS, columns[name])))
-        if shift == (0, 0):  # the lines run close: their names stand below, with a stroke to each
-            place = {"activations": (8.5, 0.52), "weights": (8.5, 0.62)}[text]
-            axis.annotate(text, point, xytext=place, color=colour, fontsize=9, arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8})
-        else:
-            label(axis, text, point, colour, shift=shift)
+    axis.legend(loc="lower right")  # the lines run too close for names beside them
     axis.set(xlabel="bits in training", ylabel="effective / counted parameters", ylim=(0, 1.05), title="What bits are worth")
     axis.set_xticks([2, 4, 6, 8, 12, 16])
     return pd.DataFrame(columns).assign(what="effective parameters")

@@ -45,7 +45,7 @@ def stages_figure(draws: int) -> Drawn:
             interval(right, place, row["ours"], (row["low"], row["high"]), colour)
             right.plot([place + 0.09], [row["published"]], "_", color=BLACK, markersize=9, markeredgewidth=1.8)
     right.axhline(0.5, color=BLACK, linewidth=0.8, linestyle=":")
-    label(right, "Chinchilla: 0.5", (4.45, 0.5), shift=(0, -8), ha="right", fontsize=8.5)
+    label(right, "Chinchilla: 0.5", (-0.45, 0.5), shift=(0, -8), fontsize=8.5)
     label(right, "RefinedWeb", (0 - 0.16, table["ours"][0]), BLUE, shift=(8, -14))
     label(right, "OpenWebText2", (0 + 0.16, table["ours"][5]), ORANGE, shift=(10, 4))
     note(right, "dots: ours with 95% interval; bars: published", "upper right")
@@ -62,10 +62,10 @@ def _optima(axis: Axes, found: dict[tuple[str, int], Optima]) -> None:
         seen = optima.table[optima.table["bracketed"]]
         assert optima.params is not None
         line = np.asarray(optima.params.evaluate(flops=flops))
-        axis.plot(seen["flops"], seen["size"], "o", color=shade, markersize=5)
+        axis.plot(seen["flops"], seen["params"], "o", color=shade, markersize=5)
         axis.plot(flops, line, color=shade, linewidth=1.5)
-        label(axis, f"{STAGES[row]}", (flops[-1], line[-1]), shade, shift=(5, {3: 5, 4: -6}.get(row, 0)))
-    axis.set(xscale="log", yscale="log", xlim=(1e16, 3e21), xlabel="training compute (FLOP)", ylabel="optimal parameters")
+        label(axis, STAGES[row], (flops[0], line[0]), shade, shift=(-5, {2: -4, 3: 4, 4: 4}.get(row, 0)), ha="right")
+    axis.set(xscale="log", yscale="log", xlim=(1.5e14, 5e19), xlabel="training compute (FLOP)", ylabel="optimal parameters")
     axis.set_xticks([1e16, 1e17, 1e18, 1e19])
     axis.set_title("Optimal sizes on RefinedWeb")
 
