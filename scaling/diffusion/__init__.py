@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from scaling.diffusion.effects import Actor, Trends, access_cost, diffusion_window, performance
 
-__all__ = ["Actor", "Trends", "access_cost", "diffusion_window", "performance"]
+__all__ = ["Actor", "Outcome", "Trends", "access_cost", "diffusion_window", "performance", "simulate"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("simulate", "Outcome"):  # compiles: loaded on first use
+        from scaling.diffusion import simulation
+
+        return getattr(simulation, name)
+    raise AttributeError(f"module 'scaling.diffusion' has no attribute {name!r}")
