@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scaling.diffusion.effects import Actor, Trends, access_cost, diffusion_window, performance
+
+if TYPE_CHECKING:
+    from scaling.diffusion.simulation import Outcome as Outcome
+    from scaling.diffusion.simulation import simulate as simulate
 
 __all__ = ["Actor", "Outcome", "Trends", "access_cost", "diffusion_window", "performance", "simulate"]
 

@@ -100,10 +100,7 @@ def _matters(name: str, model: Model, cast: Cast) -> bool:
         money = f["log_budget"] + p["budget"].T + f["rate_budget"] * p["years"][None]
         return bool(any(not np.allclose(money[row], money[lead]) for row in followers))
     if name == "chip quality":
-        return bool(
-            any((p[path][:, followers] != value).any() for path, value in (("price_free", 0.0), ("training_free", 1.0)))
-            or _held(p, followers)
-        )
+        return any(bool((p[path][:, followers] != value).any()) for path, value in (("price_free", 0.0), ("training_free", 1.0)))
     if name == "export controls":
         return _held(p, followers)
     if name == "open weights":
@@ -144,7 +141,7 @@ def shapley(values: np.ndarray, on: np.ndarray) -> np.ndarray:
 def attribute(found: Coalitions, cast: Cast) -> list[dict[str, Any]]:
     """By follower: the gap at the end in decades of effective compute, and each channel's share of it, largest first."""
     rows = []
-    best = np.maximum.accumulate(found.runs.accessible, axis=0)[-1]
+    best = found.runs.accessible[-1]
     for place, row in enumerate(cast.named):
         if row == cast.leader:
             continue

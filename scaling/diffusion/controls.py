@@ -25,6 +25,7 @@ from scaling.hardware.library import chips as all_chips
 
 CAUGHT = ("controlled", "licence", "case_by_case")
 NO_CAP = 1e30  # H100 equivalents
+YEARS_ON_SALE = 4.0  # of a chip; assumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def paths(scenario: Scenario, parties: Sequence[Party], dates: np.ndarray) -> Pa
             active = [each for each in mine if each.active(date)]
             if active:
                 bought, share = _bought(own, active, date)
-                _hold(ones, row, place, own, bought, share, active)
+                _hold(ones, row, place, own, bought, share, active, party.stock is None)
         events += _events(mine, party, own)
     return Paths(**ones, events=events)
 
@@ -160,27 +161,35 @@ def _bought(own: Quality, active: list[Standing], date: float) -> tuple[Quality 
         if not any(each.catches(find_chip(name)) for each in active):
             return quality(name), share
     keys = tuple((each.rule, each.control.tpp_below, each.control.embargo, each.control.destination) for each in active)
-    return _best(keys, math.floor(date * 12) / 12), share
+    return _best(keys, max(each.begins for each in active), math.floor(date * 12) / 12), share
 
 
 def _hold(
-    ones: dict[str, np.ndarray], row: int, place: int, own: Quality, bought: Quality | None, share: float, active: list[Standing]
+    ones: dict[str, np.ndarray],
+    row: int,
+    place: int,
+    own: Quality,
+    bought: Quality | None,
+    share: float,
+    active: list[Standing],
+    alone: bool,
 ) -> None:
     ones["bound"][row, place] = 1.0
     caps = [each.control.chips_per_year for each in active if each.control.chips_per_year is not None]
     stocks = [each.control.stock_h100e for each in active if each.control.stock_h100e is not None]
     ones["flow_cap"][row, place] = min(caps, default=NO_CAP)
     ones["stock_cap"][row, place] = min(stocks, default=NO_CAP)
+    # What a stock's chips are worth changes as new ones come in; a budget alone buys the new chip at once.
+    assert own.per_dollar is not None
     if bought is None:
         ones["allowed"][row, place] = share
-        ones["price_held"][row, place] = math.log(own.per_dollar or 1.0) + math.log(max(share, 1e-12))
-        return
-    if bought.chip == own.chip:
-        return
-    mixed = (share * (own.per_dollar or 1.0) + (1 - share) * (bought.per_dollar or bought.training),)
-    ones["price_held"][row, place] = math.log(mixed[0])
-    ones["training_held"][row, place] = share * own.training + (1 - share) * bought.training
-    ones["serving_held"][row, place] = share * own.serving + (1 - share) * bought.serving
+        if alone:
+            ones["price_held"][row, place] = math.log(own.per_dollar * max(share, 1e-12))
+    elif bought.chip != own.chip:
+        if alone:
+            ones["price_held"][row, place] = math.log(share * own.per_dollar + (1 - share) * (bought.per_dollar or own.per_dollar))
+        ones["training_held"][row, place] = share * own.training + (1 - share) * bought.training
+        ones["serving_held"][row, place] = share * own.serving + (1 - share) * bought.serving
 
 
 def _events(mine: list[Standing], party: Party, own: Quality) -> list[Event]:
@@ -220,12 +229,17 @@ def _caught(rule_name: str | None, tpp_below: float | None, embargo: bool, desti
 
 
 @lru_cache
-def _best(keys: tuple[tuple[str | None, float | None, bool, str], ...], date: float) -> Quality | None:
-    """The data-centre chip of highest training throughput that is sold by then, has a known price, and is not caught."""
+def _best(keys: tuple[tuple[str | None, float | None, bool, str], ...], begun: float, date: float) -> Quality | None:
+    """The data-centre chip of highest training throughput that is sold by then, has a known price, and is not caught.
+
+    Chips that were old when the last control began are no longer made; those that were not are taken to be made on, as the table ends.
+    """
     best: Quality | None = None
     for chip in all_chips():
         sold = chip.us_item and chip.datacentre and not chip.cloud_only and chip.price_usd is not None and chip.peak("bf16") is not None
-        if not sold or chip.release_date is None or chip.mem_bw_gbps is None or _year(chip.release_date) > date + 1 / 12:
+        if not sold or chip.release_date is None or chip.mem_bw_gbps is None:
+            continue
+        if not begun - YEARS_ON_SALE <= _year(chip.release_date) <= date + 1 / 12:
             continue
         if any(_caught(*key, chip.name) for key in keys):
             continue

@@ -14,6 +14,7 @@ import numpy as np
 from fits import frontier
 from fits.curve import Curve
 from scaling.diffusion.actors import Cast
+from scaling.diffusion.monte_carlo import Model
 from scaling.diffusion.scenario import Scenario
 from scaling.diffusion.worlds import Runs
 
@@ -85,18 +86,18 @@ def losses(curve: Curve, x: np.ndarray) -> np.ndarray:
     return np.asarray(frontier.loss_on_frontier(curve.law, curve.vector, np.exp(x) / curve.flops_per_param_token))
 
 
-def score(scenario: Scenario, loss: np.ndarray) -> np.ndarray:
-    """The bounded benchmark of a loss."""
+def score(scenario: Scenario, curve: Curve, levels: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """The bounded benchmark of a loss; `levels` are the capabilities' ln X."""
     s = scenario.score
-    return s.base + s.span / (1 + np.exp(np.clip(s.slope * (loss - s.midpoint), -500, 500)))
+    midpoint = float(losses(curve, levels[0, 0])) if s.midpoint is None else s.midpoint
+    return s.base + s.span / (1 + np.exp(np.clip(s.slope * (loss - midpoint), -500, 500)))
 
 
 def behind(own: np.ndarray, leader: np.ndarray, dates: np.ndarray) -> np.ndarray:
     """Years since the leader was where the follower is now, (dates, worlds): negative where the follower leads, infinite where it is below the leader's start.
 
-    Both paths are what has been reached by each date. Where the follower is ahead, its lead is the leader's time to get there.
+    Paths never fall: they are what has been reached by each date. Where the follower is ahead, its lead is the leader's time to get there.
     """
-    own, leader = np.maximum.accumulate(own), np.maximum.accumulate(leader)
     found = np.empty(own.shape)
     for world in range(own.shape[1]):
         mine, theirs = own[:, world], leader[:, world]
@@ -111,7 +112,6 @@ def behind(own: np.ndarray, leader: np.ndarray, dates: np.ndarray) -> np.ndarray
 
 def until(own: np.ndarray, leader: np.ndarray, dates: np.ndarray) -> np.ndarray:
     """Years until the follower gets to where the leader is now; zero where it is there, infinite where not by the end."""
-    own, leader = np.maximum.accumulate(own), np.maximum.accumulate(leader)
     found = np.empty(own.shape)
     for world in range(own.shape[1]):
         when = _when(leader[:, world], own[:, world], dates)
@@ -125,12 +125,12 @@ def _when(levels: np.ndarray, path: np.ndarray, dates: np.ndarray) -> np.ndarray
     return np.interp(levels, path[rising], dates[rising])
 
 
-def actors(scenario: Scenario, cast: Cast, curve: Curve, runs: Runs, draws: slice) -> list[dict[str, Any]]:
+def actors(scenario: Scenario, cast: Cast, model: Model, runs: Runs, draws: slice) -> list[dict[str, Any]]:
     """Named actors over time: what they reach, and how far they are behind the leader in months, compute, loss and score."""
     level = scenario.uncertainty.level
     lead = cast.named.index(cast.leader)
-    loss = losses(curve, runs.accessible)
-    scores = score(scenario, loss)
+    loss = losses(model.curve, runs.accessible)
+    scores = score(scenario, model.curve, model.levels, loss)
     users = _users(scenario, cast, runs)
     whole = [row for row, date in enumerate(cast.dates) if abs(date - round(date)) < 1e-6 or row == len(cast.dates) - 1]
     found = []

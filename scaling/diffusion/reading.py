@@ -68,25 +68,13 @@ def _ends(answer: dict[str, Any]) -> list[str]:
 def _channels(answer: dict[str, Any]) -> list[str]:
     sentences = []
     for each in answer["channels"][:3]:
-        if abs(each["gap_decades"]) < 0.005 or not each["shares"]:
+        listed = each["shares"][:4]
+        if abs(each["gap_decades"]) < 0.005 or not listed:
             continue
-        shares = [f"{share['channel']} {share['part']:.0%}" for share in each["shares"][:4] if share["part"] is not None]
-        sentences.append(
-            f"Of the gap of {each['actor']}, {each['gap_decades']:.2f} decades, {_listed(shares)} (negative shares narrow it)."
-        )
-    return (
-        sentences
-        if not sentences
-        else [
-            sentences[0].replace(" (negative shares narrow it)", _sign(answer)),
-            *(s.replace(" (negative shares narrow it)", "") for s in sentences[1:]),
-        ]
-    )
-
-
-def _sign(answer: dict[str, Any]) -> str:
-    negative = any(share["decades"] < 0 for each in answer["channels"] for share in each["shares"][:4])
-    return " (negative shares narrow it)" if negative else ""
+        remark = ", a negative share narrowing it" if any(share["decades"] < 0 for share in listed) else ""
+        shares = _listed([f"{share['channel']} {share['part']:.0%}" for share in listed])
+        sentences.append(f"Of the gap of {each['actor']}, {each['gap_decades']:.2f} decades, {shares}{remark}.")
+    return sentences
 
 
 def _controls(answer: dict[str, Any]) -> list[str]:

@@ -285,12 +285,12 @@ class Serving(Strict):
 
 
 class Score(Strict):
-    """A bounded benchmark: base + span / (1 + exp(slope (loss - midpoint)))."""
+    """A bounded benchmark: base + span / (1 + exp(slope (loss - midpoint))); midpoint is the first capability's loss unless given, the rest assumed."""
 
     base: Share = 0.25
     span: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.75
-    slope: PositiveFloat = 12.0
-    midpoint: PositiveFloat = 1.95
+    slope: PositiveFloat = 40.0
+    midpoint: PositiveFloat | None = None
 
 
 class Openness(Strict):

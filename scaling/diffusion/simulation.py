@@ -32,15 +32,23 @@ class Outcome:
         return self.answer
 
     @property
+    def drawn(self) -> slice:
+        """The worlds that are draws; the stated one where there are none."""
+        return slice(1, None) if self.scenario.uncertainty.draws else slice(0, 1)
+
+    @property
     def reading(self) -> str:
         """The answer in a paragraph."""
         return self.answer["reading"]
 
 
-def simulate(source: str | Path | dict[str, Any] | Scenario, *, draws: int | None = None, seed: int | None = None) -> Outcome:
+def simulate(
+    source: str | Path | dict[str, Any] | Scenario, *, draws: int | None = None, seed: int | None = None, sensitivities: bool = False
+) -> Outcome:
     """Who reaches which capability when, in the stated world and over the draws of what is uncertain.
 
-    `source`: a built-in name, a TOML file, or a dict of the same shape. `draws` and `seed` replace the file's. Raises InputError.
+    `source`: a built-in name, a TOML file, or a dict of the same shape. `draws` and `seed` replace the file's. `sensitivities` adds gradients and
+    Sobol indices. Raises InputError.
     """
     scenario = _with(read_scenario(source), draws, seed)
     curve = fits.load(scenario.curve)
@@ -61,10 +69,14 @@ def simulate(source: str | Path | dict[str, Any] | Scenario, *, draws: int | Non
         "seed": scenario.uncertainty.seed,
         "level": scenario.uncertainty.level,
         "capabilities": outcomes.access(scenario, cast, runs, drawn),
-        "actors": outcomes.actors(scenario, cast, curve, runs, drawn),
+        "actors": outcomes.actors(scenario, cast, ready, runs, drawn),
         "channels": channels.attribute(sets, cast) if sets else [],
         "controls": channels.control_effects(sets, cast) if sets else [],
     }
+    if sensitivities:
+        from scaling.diffusion import sensitivities as hangs_on
+
+        answer["sensitivities"] = {"gradients": hangs_on.gradients(scenario, cast, ready), "sobol": hangs_on.sobol(scenario, cast, ready)}
     answer["reading"] = reading.paragraph(answer)
     return Outcome(scenario, cast, ready, runs, answer)
 

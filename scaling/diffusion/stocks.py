@@ -60,8 +60,9 @@ def at_work(stock: Stock, f: Mapping[str, Array], p: Mapping[str, Array], work: 
 
 
 def _quality(f: Mapping[str, Array], p: Mapping[str, Array], work: str) -> Any:
+    """Of a chip bought: that of the actor's own choice, times what a control makes of it."""
     free, held = p[f"{work}_free"], p[f"{work}_held"]
-    return 1 + f["on_chips"] * (free + f["on_controls"] * (held - free) - 1)
+    return (1 + f["on_chips"] * (free - 1)) * (1 + f["on_controls"] * (held / free - 1))
 
 
 def _expm1_ratio(x: Array) -> Array:

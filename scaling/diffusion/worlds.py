@@ -54,7 +54,7 @@ class Law(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """What comes out. Paths (dates, rows, worlds) of named actors: effective compute of the own run, accessible one, run FLOP, what the budget and the
+    """What comes out. Paths (dates, rows, worlds) of named actors: effective compute of the date's own run, the best within reach so far (models stay), run FLOP, what the budget and the
     chips would allow, parameters, H100 equivalents at work on serving; `reached` (capabilities, actors, worlds): years from the start, infinite
     if never; `counts` (dates, capabilities, worlds)."""
 
@@ -104,7 +104,7 @@ def simulate(spec: Spec, f: Fields, paths: Fields, law: Law, levels: Array, widt
             gap = _next_gap(f, gap, spec.step)
         stock = stocks.step(chips, f, p, spec.step) if spec.stock else chips
         rows = jnp.asarray(spec.named)
-        kept = {name: _full(value, x.shape)[rows] for name, value in out.items()}
+        kept = {name: _full(value, x.shape)[rows] for name, value in (out | {"accessible": best}).items()}
         return State(gap, stock, x, best, reached), (kept, counts)
 
     shape = _shape(f, dates, law, levels)
@@ -130,7 +130,7 @@ def _day(spec: Spec, f: Fields, p: Fields, law: Law, table: Any, state: State, l
         afforded = f["on_budget"] * afforded + (1 - f["on_budget"]) * lead
     price = f["on_chips"] * p["price_free"]
     if spec.controlled:
-        held = f["on_chips"] * (p["price_free"] + f["on_controls"] * (p["price_held"] - p["price_free"]))
+        held = price + f["on_controls"] * (p["price_held"] - p["price_free"])
         around = jnp.maximum(f["cloud_price"], f["smuggling_price"])
         price = jnp.where(p["bound"] * f["on_controls"] > 0, jnp.maximum(held, around), price)
     afforded = afforded + price
@@ -192,8 +192,8 @@ def _serving(spec: Spec, f: Fields, p: Fields, run: Array, chips: Any) -> Array:
     own = jnp.log(jnp.maximum(f["deployment"], 1e-30))
     worth = jnp.log(p["serving_free"] / p["training_free"]) * f["on_chips"]
     if spec.controlled:
-        held = jnp.log(p["serving_held"] / p["training_held"]) * f["on_chips"]
-        worth = worth + f["on_controls"] * (held - worth)
+        held = jnp.log(p["serving_held"] / p["training_held"]) - jnp.log(p["serving_free"] / p["training_free"])
+        worth = worth + f["on_controls"] * held
     of_budget = run + f["log_whole"] - jnp.log(f["run_seconds"]) + own + worth
     if not spec.stock:
         return of_budget
