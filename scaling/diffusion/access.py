@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from scaling.diffusion.checks import check_positive
 from scaling.diffusion.solver import namespace
 from scaling.errors import InputError
 
@@ -34,7 +35,7 @@ class ParetoBudgets:
     exponent: float
 
     def __post_init__(self) -> None:
-        _positive("Pareto budgets", actors=self.actors, least_usd=self.least_usd, exponent=self.exponent)
+        check_positive("Pareto budgets", actors=self.actors, least_usd=self.least_usd, exponent=self.exponent)
 
     def above(self, usd: Any) -> Any:
         """Number of actors with a budget above `usd`."""
@@ -51,7 +52,7 @@ class LognormalBudgets:
     log_sd: float
 
     def __post_init__(self) -> None:
-        _positive("lognormal budgets", actors=self.actors, median_usd=self.median_usd, log_sd=self.log_sd)
+        check_positive("lognormal budgets", actors=self.actors, median_usd=self.median_usd, log_sd=self.log_sd)
 
     def above(self, usd: Any) -> Any:
         """Number of actors with a budget above `usd`."""
@@ -150,9 +151,3 @@ def _jax_normal() -> Any:
     from jax.scipy.special import ndtr as normal
 
     return normal
-
-
-def _positive(what: str, **values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{what}: {name} must be positive and finite, got {value}")

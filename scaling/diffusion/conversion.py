@@ -20,6 +20,7 @@ import numpy as np
 from fits import frontier
 from fits.curve import Curve
 from fits.laws.chinchilla import CHINCHILLA
+from scaling.diffusion.checks import check_finite, check_positive
 from scaling.diffusion.effects import Trends
 from scaling.diffusion.solver import invert, namespace
 from scaling.diffusion.windows import time_to_grow
@@ -50,7 +51,8 @@ class IndexLinear:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("index", scale=self.scale)
+        check_positive("index", scale=self.scale)
+        check_finite("index", offset=self.offset)
 
     def performance(self, x: Any) -> Any:
         return self.offset + self.scale * x
@@ -71,7 +73,19 @@ class LossPower:
     exponent: float
 
     def __post_init__(self) -> None:
-        _positive("loss", coefficient=self.coefficient, exponent=self.exponent)
+        check_positive("loss", coefficient=self.coefficient, exponent=self.exponent)
+        check_finite("loss", irreducible=self.irreducible)
+
+    @classmethod
+    def of(cls, curve: Curve) -> LossPower:
+        """The compute-optimal frontier of a curve of Chinchilla's law: exponent alpha beta / (alpha + beta). InputError for other laws."""
+        if curve.law is not CHINCHILLA:
+            raise InputError(f"loss: the frontier of law {curve.law.name} is no single power; loss_performance takes any law")
+        alpha, beta = curve.constants["alpha"], curve.constants["beta"]
+        exponent, at = alpha * beta / (alpha + beta), 1e21
+        # At the optimum the terms of tokens and of parameters stand as alpha to beta; `at` only names a point of the power law.
+        reducible = (1 + alpha / beta) * curve.constants["A"] * curve.optimal(at).params ** -alpha
+        return cls(curve.constants["E"], reducible * at**exponent, exponent)
 
     def loss(self, x: Any) -> Any:
         return self.irreducible + self.reducible(x)
@@ -108,10 +122,13 @@ class BoundedScore:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("score", steepness=self.steepness, span=self.span)
+        check_positive("score", steepness=self.steepness, span=self.span)
+        check_finite("score", middle=self.middle, floor=self.floor)
 
     def score_of_loss(self, loss: Any) -> Any:
-        return self.floor + self.span / (1 + namespace(loss).exp(self.steepness * (loss - self.middle)))
+        xp = namespace(loss)
+        # 1 / (1 + exp z), without overflow where the loss is far above the middle.
+        return self.floor + self.span * xp.exp(-xp.logaddexp(0.0, self.steepness * (loss - self.middle)))
 
     def performance(self, x: Any) -> Any:
         return self.score_of_loss(self.loss.loss(x))
@@ -134,6 +151,9 @@ class Ceiling:
 
     below: PerformanceCurve
     ceiling: float
+
+    def __post_init__(self) -> None:
+        check_finite("ceiling", ceiling=self.ceiling)
 
     def performance(self, x: Any) -> Any:
         return namespace(x).minimum(self.below.performance(x), self.ceiling)
@@ -169,18 +189,10 @@ class AnyMonotone:
         return (self.function(x + step) - self.function(x - step)) / (2 * step)
 
 
-def loss_performance(curve: Curve) -> PerformanceCurve:
-    """Minus the loss of a fitted curve's compute-optimal frontier: closed for Chinchilla's law, by search for others with an optimum.
-
-    Chinchilla: exponent alpha beta / (alpha + beta), L*(C) - E = coefficient C^-exponent.
-    """
+def loss_performance(curve: Curve) -> LossPower | AnyMonotone:
+    """Minus the loss of a fitted curve's compute-optimal frontier: closed for Chinchilla's law, by search for others with an optimum."""
     if curve.law is CHINCHILLA:
-        alpha, beta = curve.constants["alpha"], curve.constants["beta"]
-        exponent, at = alpha * beta / (alpha + beta), 1e21
-        # Where the curve's own optimum is evaluated does not matter: the reducible loss is one power law.
-        best = curve.optimal(at)
-        reducible = (1 + alpha / beta) * curve.constants["A"] * best.params**-alpha
-        return LossPower(curve.constants["E"], reducible * at**exponent, exponent)
+        return LossPower.of(curve)
     frontier.needs_size(curve.law)
     per_product = math.log(curve.flops_per_param_token)
     return AnyMonotone(
@@ -202,7 +214,8 @@ class Conversion:
     scale_reference: float = 1e24
 
     def __post_init__(self) -> None:
-        _positive("conversion", scale_reference=self.scale_reference)
+        check_positive("conversion", scale_reference=self.scale_reference)
+        check_finite("conversion", scale_slope=self.scale_slope)
 
     def flops(self, usd: Any, years: Any) -> Any:
         """f_h: training FLOP that `usd` buy at time `years`."""
@@ -237,9 +250,3 @@ class Conversion:
         if self.scale_slope and not np.all(np.asarray(grown) > -1):
             raise InputError(f"conversion: scale_slope {self.scale_slope} makes more compute worth less at {years} years")
         return 1 + grown, years * math.log(self.trends.algorithms) - grown * math.log(self.scale_reference)
-
-
-def _positive(what: str, **values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{what}: {name} must be positive and finite, got {value}")

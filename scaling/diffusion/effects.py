@@ -13,8 +13,8 @@ import math
 
 from fits.curve import Curve
 from scaling.diffusion import windows
+from scaling.diffusion.checks import check_positive
 from scaling.diffusion.trends import trend
-from scaling.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trends:
     flops_per_usd: float = 4e17
 
     def __post_init__(self) -> None:
-        _positive(self)
+        check_positive("trends", **dataclasses.asdict(self))
 
     @classmethod
     def named(cls, price_performance: str, algorithms: str, flops_per_usd: float = 4e17) -> Trends:
@@ -58,7 +58,9 @@ class Actor:
     delay_years: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, allowing_zero=("delay_years",))
+        numbers = dataclasses.asdict(self)
+        del numbers["name"]
+        check_positive(f"actor {self.name}", zero=("delay_years",), **numbers)
 
     def effective_flops(self, trends: Trends, years: float) -> float:
         """Its effective compute at time `years`."""
@@ -98,10 +100,3 @@ def diffusion_window(leader: Actor, follower: Actor, trends: Trends, discovery: 
         discovery=discovery,
     )
     return float(found)
-
-
-def _positive(values: Trends | Actor, allowing_zero: tuple[str, ...] = ()) -> None:
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (value == 0 and field.name in allowing_zero))):
-            raise InputError(f"{type(values).__name__.lower()}: {field.name} must be positive and finite, got {value}")

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 import fits
 from scaling.diffusion import windows
 from scaling.diffusion.access import LognormalBudgets, ParetoBudgets, sobol, with_access
-from scaling.diffusion.conversion import BoundedScore, Ceiling, Conversion, IndexLinear, LossPower, loss_performance
+from scaling.diffusion.conversion import BoundedScore, Ceiling, Conversion, IndexLinear, LossPower
 from scaling.diffusion.effects import Trends
 from scaling.diffusion.trends import trend
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, RED, _axes, _styled
 
 HARDWARE, ALGORITHMS = "price-performance-ml-gpus", "algorithms-ho2024"
 INVESTORS = {"large": (1e9, BLUE), "medium": (1e8, GREEN), "small": (1e6, ORANGE)}
-THRESHOLDS = (26.0, 28.0)
+THRESHOLDS = (28.0, 30.5)
 
 
 def trends() -> Trends:
@@ -45,8 +45,7 @@ def growth_draws(count: int = 1024) -> tuple[np.ndarray, np.ndarray]:
 
 def score() -> BoundedScore:
     """A benchmark from 0.25 (guessing) to 1 whose middle is the loss of 2e24 FLOP on the published refit of Chinchilla (an illustration)."""
-    law = loss_performance(fits.load("besiroglu2024"))
-    assert isinstance(law, LossPower)  # that curve is Chinchilla's law
+    law = LossPower.of(fits.load("besiroglu2024"))
     return BoundedScore(law, middle=float(law.loss(math.log(2e24))), steepness=25.0, span=0.75, floor=0.25)
 
 
@@ -78,7 +77,7 @@ def conversion_figure() -> tuple[Figure, pd.DataFrame]:
 
 
 @_styled
-def effects_figure(years: float = 2.0, usd_marked: float = 1e8) -> tuple[Figure, pd.DataFrame]:
+def effects_figure(years: float = 2.0, usd_marked: float = 1e7) -> tuple[Figure, pd.DataFrame]:
     """Score against investment at two dates, the later with its band: the same shift read across (access) and upwards (performance)."""
     conversion = Conversion(score(), trends())
     usd = np.geomspace(1e5, 1e11, 181)
@@ -91,19 +90,20 @@ def effects_figure(years: float = 2.0, usd_marked: float = 1e8) -> tuple[Figure,
     axis.plot(usd, before, "--", color=BLUE, linewidth=2.2)
     axis.plot(usd, after, color=BLUE, linewidth=2.2)
     axis.annotate("today", (usd[150], before[150]), xytext=(8, -10), textcoords="offset points", color=BLUE)
-    axis.annotate(f"{years:g} years on, 80% band", (usd[66], high[66]), xytext=(-6, 8), textcoords="offset points", color=BLUE, ha="right")
+    axis.annotate(f"{years:g} years on, 80% band", (usd[50], high[50]), xytext=(-6, 8), textcoords="offset points", color=BLUE, ha="right")
     level, gained = float(conversion.performance(usd_marked, 0.0)), float(conversion.performance(usd_marked, years))
     cheaper = float(conversion.usd_for(level, years))
     arrow = {"arrowstyle": "->", "linewidth": 2.0, "shrinkA": 0, "shrinkB": 0}
     axis.annotate("", (cheaper, level), (usd_marked, level), arrowprops=arrow | {"color": GREEN})
     axis.annotate("", (usd_marked, gained), (usd_marked, level), arrowprops=arrow | {"color": RED})
     axis.plot([usd_marked], [level], "o", color=BLACK, markersize=7, zorder=4)
+    thin = {"arrowstyle": "-", "linewidth": 0.7}
     text = f"access effect: the same score\nfor 1/{usd_marked / cheaper:.0f} of the money"
-    axis.annotate(
-        text, (math.sqrt(cheaper * usd_marked), level), xytext=(0, -28), textcoords="offset points", color=GREEN, fontsize=9, ha="center"
-    )
-    text = f"performance effect:\n+{100 * (gained - level):.0f} points\nfor the same money"
-    axis.annotate(text, (usd_marked, (level + gained) / 2), xytext=(10, -6), textcoords="offset points", color=RED, fontsize=9, va="center")
+    place = (math.sqrt(cheaper * usd_marked), level)
+    axis.annotate(text, place, xytext=(0.56, 0.3), textcoords="axes fraction", color=GREEN, arrowprops=thin | {"color": GREEN})
+    text = f"performance effect: {100 * (gained - level):.0f} points more\nfor the same money"
+    place = (usd_marked, (level + gained) / 2)
+    axis.annotate(text, place, xytext=(0.56, 0.46), textcoords="axes fraction", color=RED, arrowprops=thin | {"color": RED})
     axis.set(
         xscale="log",
         xlabel="investment in one training run (USD)",
@@ -134,12 +134,14 @@ def investors_figure(ceiling: float | None = None, budget_growth: float = 2.4) -
         columns |= {who: middle, f"{who}_low": low, f"{who}_high": high}
         axis.fill_between(times, low, high, color=colour, alpha=0.16, linewidth=0)
         axis.plot(times, middle, color=colour, linewidth=2.4)
-        label = f"{who}: \\${_money(usd)} at the start"
-        axis.annotate(label, (times[14], middle[14]), xytext=(4, -13), textcoords="offset points", color=colour, fontsize=9)
+        if ceiling is None:
+            text = f"{who}, \\${_money(usd)}"
+            axis.annotate(text, (8, middle[-1]), xytext=(5, 0), textcoords="offset points", color=colour, fontsize=9, va="center")
         if ceiling is not None:
             at = float(Ceiling(flat, ceiling).reached(start, growth))
             axis.plot([at], [ceiling], "o", color=colour, markersize=7, zorder=4)
-            axis.annotate(f"{at:.1f} y", (at, ceiling), xytext=(0, 8), textcoords="offset points", color=colour, fontsize=9, ha="center")
+            text, side = f"{who}, \\${_money(usd)}:\n{at:.1f} years", "right" if who == "large" else "left"
+            axis.annotate(text, (at, ceiling), xytext=(0, 7), textcoords="offset points", color=colour, fontsize=9, ha=side)
     if ceiling is None:
         for threshold in THRESHOLDS:
             _mark_windows(axis, flat, threshold, growth)
@@ -148,6 +150,8 @@ def investors_figure(ceiling: float | None = None, budget_growth: float = 2.4) -
         "Everyone gains alike, and arrives one after the other" if ceiling is None else "With a ceiling the small catch up in finite time"
     )
     axis.set(xlabel="years", ylabel=ylabel, title=title, xlim=(0, 8))
+    if ceiling is not None:
+        axis.set_ylim(top=ceiling + 0.6)
     return figure, pd.DataFrame(columns)
 
 
@@ -161,8 +165,9 @@ def _mark_windows(axis: Axes, curve: IndexLinear, threshold: float, growth: floa
     )
     for arrival, (_, colour) in zip(arrivals, INVESTORS.values(), strict=True):
         axis.plot([arrival], [threshold], "o", color=colour, markersize=6, zorder=4)
-    text = f"window large to small: {arrivals[-1] - arrivals[0]:.1f} years"
-    axis.annotate(text, (arrivals[-1], threshold), xytext=(8, -12), textcoords="offset points", fontsize=9)
+    text = f"window: {arrivals[-1] - arrivals[0]:.1f} years"
+    place = ((arrivals[1] + arrivals[-1]) / 2, threshold)
+    axis.annotate(text, place, xytext=(0, 5), textcoords="offset points", fontsize=9, ha="center")
 
 
 @_styled
@@ -174,17 +179,19 @@ def access_counts_figure(cost_usd: float = 1e9, budget_growth: float = 1.0) -> t
     cases = {
         "lognormal budgets": (LognormalBudgets(10_000, 1e5, 2.5), BLUE),
         "Pareto budgets, exponent 1": (ParetoBudgets(10_000, 1e4, 1.0), ORANGE),
-        "Pareto budgets, exponent 0.5": (ParetoBudgets(10_000, 1e4, 0.5), GREEN),
+        "Pareto budgets,\nexponent 0.5": (ParetoBudgets(10_000, 1e4, 0.5), GREEN),
     }
     figure, (axis,) = _axes(7.6, 4.8)
     columns: dict[str, np.ndarray] = {"years": times}
-    for (name, (budgets, colour)), place in zip(cases.items(), (44, 36, 14), strict=True):
+    spots = ((40, (-8, 10), "right"), (36, (10, -12), "left"), (3, (-6, 30), "left"))
+    for (name, (budgets, colour)), (place, offset, side) in zip(cases.items(), spots, strict=True):
         middle = with_access(budgets, cost_usd, years=times, shared=trends().shared, budget_growth=budget_growth)
         low, high = band(with_access(budgets, cost_usd, years=times, shared=shared, budget_growth=budget_growth))
-        columns |= {name: middle, f"{name}, low": low, f"{name}, high": high}
+        column = name.replace("\n", " ")
+        columns |= {column: middle, f"{column}, low": low, f"{column}, high": high}
         axis.fill_between(times, low, high, color=colour, alpha=0.16, linewidth=0)
         axis.plot(times, middle, color=colour, linewidth=2.4)
-        axis.annotate(name, (times[place], middle[place]), xytext=(8, -14), textcoords="offset points", color=colour, fontsize=9)
+        axis.annotate(name, (times[place], middle[place]), xytext=offset, textcoords="offset points", color=colour, ha=side)
     axis.axhline(10_000, color=BLACK, linewidth=0.8, linestyle=":")
     axis.annotate("all 10,000 actors", (0, 10_000), xytext=(4, -13), textcoords="offset points", fontsize=9)
     title = f"Actors who can pay for what costs \\${_money(cost_usd)} today (80% bands)"

@@ -6,8 +6,9 @@ import datetime
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from scaling.diffusion import windows
 from scaling.diffusion.access import AllocationForecast
@@ -49,7 +50,7 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
     """Cost of one training result over the years: what was reported, and the bands of the back-tests from their bases on."""
     tests = [test for test in load_backtests() if test.group == group]
     figure, (axis,) = _axes(7.6, 4.8)
-    colours, rows, points = (ORANGE, GREEN, SKY, BLUE), [], {}
+    colours, rows, points, labels = (ORANGE, GREEN, SKY, BLUE), [], {}, []
     latest = {(test.method.model_dump_json(), test.forecast_on): test for test in sorted(tests, key=lambda each: each.observed.date)}
     for test, colour in zip(latest.values(), colours * 2, strict=False):
         days, low, median, high = _fan(test)
@@ -57,7 +58,8 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
         rows.append(pd.DataFrame({"series": f"{test.name}, {known}", "year": days, "low": low, "usd": median, "high": high}))
         axis.fill_between(days, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.plot(days, median, color=colour, linewidth=1.8, linestyle="--" if test.hindcast else "-")
-        axis.annotate(known, (days[-1], median[-1]), xytext=(4, 0), textcoords="offset points", color=colour, fontsize=8.5, va="center")
+        labels.append((known, float(days[-1]), float(median[-1]), colour))
+    _label_ends(axis, labels)
     for test in tests:
         assert test.cost is not None  # a group of costs
         points |= {test.cost.base.date: test.cost.base.value, test.observed.date: test.observed.value}
@@ -65,10 +67,10 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
     reported = pd.DataFrame({"series": "reported", "year": [_year(day) for day in dates], "usd": [points[day] for day in dates]})
     axis.plot(reported["year"], reported["usd"], "o", color=BLACK, markersize=6, zorder=4)
     for _, row in reported.iterrows():
-        axis.annotate(
-            f"\\${row['usd']:,.6g}", (row["year"], row["usd"]), xytext=(0, 8), textcoords="offset points", fontsize=9, ha="center"
-        )
-    axis.margins(x=0.12, y=0.12)
+        text = f"\\${row['usd']:,.0f}" if row["usd"] >= 100 else f"\\${row['usd']:.2f}"
+        axis.annotate(text, (row["year"], row["usd"]), xytext=(-8, -7), textcoords="offset points", fontsize=9, ha="right")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.margins(x=0.2, y=0.12)
     axis.set(
         yscale="log",
         xlabel="year",
@@ -76,6 +78,15 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
         title=f"Cost of {COST_GROUPS[group]}: reported, and forecast (80% bands)",
     )
     return figure, pd.concat([reported, *rows], ignore_index=True)
+
+
+def _label_ends(axis: Axes, labels: list[tuple[str, float, float, str]]) -> None:
+    """Names of the fans at their ends, those that end at about the same place one under the other."""
+    year_above, usd_above, shift = -np.inf, np.inf, 0.0
+    for text, year, usd, colour in sorted(labels, key=lambda each: -each[2]):
+        shift = shift - 11 if abs(year - year_above) < 0.5 and usd_above / usd < 2 else 0.0
+        axis.annotate(text, (year, usd), xytext=(8, shift), textcoords="offset points", color=colour, fontsize=8.5, va="center")
+        year_above, usd_above = year, usd
 
 
 def _fan(test: Backtest) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -72,8 +72,8 @@ def meek_sensitivity_figure(model: MeekModel | None = None) -> tuple[Figure, pd.
         axis.plot([peak["peak_years"]], [peak["peak_fraction"]], "o", color=colour, zorder=4)
         text = f"{growth:g}x a year: {peak['peak_years']:.1f} years, {peak['peak_ratio']:.0f}x the compute"
         place = (peak["peak_years"], peak["peak_fraction"])
-        aside = (9.2, 0.02 + 0.95 * peak["peak_fraction"])
+        aside = (11.5, 0.03 + 0.92 * peak["peak_fraction"])
         axis.annotate(text, place, xytext=aside, color=colour, fontsize=9, va="center", arrowprops=thin | {"color": colour})
     title = "Growth of the frontier's investment: time of the peak, and compute ratio at it"
-    axis.set(xlabel="years", ylabel="loss gap over $A\\,C_0^{-a}$", title=title, ylim=(0, None), xlim=(0, 16))
+    axis.set(xlabel="years", ylabel="loss gap over $A\\,C_0^{-a}$", title=title, ylim=(0, None), xlim=(0, 21))
     return figure, pd.concat(rows, ignore_index=True)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling.diffusion.checks import check_positive
 from scaling.diffusion.conversion import BoundedScore, LossPower
 from scaling.diffusion.solver import invert, namespace
 from scaling.errors import InputError
@@ -42,10 +43,7 @@ class MeekModel:
     head_start: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start_flops) and self.start_flops > 0 and math.isfinite(self.head_start) and self.head_start > 0):
-            raise InputError(
-                f"meek model: start_flops and head_start must be positive and finite, got {self.start_flops}, {self.head_start}"
-            )
+        check_positive("meek model", start_flops=self.start_flops, head_start=self.head_start)
         for name in ("investment_growth", "price_performance", "algorithms"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 1):
                 raise InputError(f"meek model: {name} must be 1 or more and finite, got {getattr(self, name)}")
