@@ -172,6 +172,15 @@ def from_params(params: float, vocab: int = 50304) -> Architecture:
     return Architecture(layers, width, heads, heads, width // heads, 4 * width, vocab, ffn_matrices=2)
 
 
+def divisible(params: float, vocab: int = 50304) -> Architecture:
+    """As `from_params`, with a width that is a multiple of 1,024, so that heads divide among many chips."""
+    rough = from_params(params, vocab)
+    width = max(1024, 1024 * round(rough.width / 1024))
+    layers = max(1, round((params - 2 * vocab * width) / (12 * width**2)))
+    heads = width // 128
+    return Architecture(layers, width, heads, heads, 128, 4 * width, vocab, ffn_matrices=2, name=f"dense {params / 1e9:.3g}B")
+
+
 @cache
 def presets() -> dict[str, dict[str, Any]]:
     """Published shapes by name, each with its source."""
