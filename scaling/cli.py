@@ -16,6 +16,7 @@ from scaling import (
     data_command,
     estimate_command,
     fit_command,
+    ledger_command,
     output,
     plan_command,
     runs_command,
@@ -38,6 +39,7 @@ app.command()(curves_command.curves)
 app.command()(plan_command.plan)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
+app.command()(ledger_command.ledger)
 app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -82,17 +82,17 @@ class Architecture:
         """Parameters of one feed-forward block of this width."""
         return self.ffn_matrices * self.width * width
 
-    @property
+    @cached_property
     def attention_params(self) -> int:
         """Parameters of the projections of one layer."""
         return sum(inputs * outputs for inputs, outputs, _ in self.attention_matrices())
 
-    @property
+    @cached_property
     def expert_params(self) -> float:
         """Parameters of all routed experts of all layers."""
         return self.moe_layers * self.experts * self.ffn_params(self.expert_width)
 
-    @property
+    @cached_property
     def dense_params(self) -> float:
         """Parameters of the layers that every token uses: projections, dense and shared blocks, routers."""
         dense = (self.layers - self.moe_layers) * self.ffn_params(self.ffn_width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -70,11 +71,17 @@ class Search:
     def __init__(self, base: Workload, chips: int, constants: Constants, zero: Sequence[int] = STAGES) -> None:
         self.base, self.chips, self.constants = base, chips, constants
         # One cutting-up to a group, by rising recomputation, which saves memory and costs time.
-        self.groups: dict[Layout, list[tuple[Workload, memory.Memory]]] = {}
+        self.groups: dict[Layout, list[tuple[Layout, memory.Memory]]] = {}
         for layout in dict.fromkeys(layouts(base, chips, zero)):
-            trial = dataclasses.replace(base, layout=layout)
-            self.groups.setdefault(dataclasses.replace(layout, recompute="none"), []).append((trial, memory.memory(trial)))
+            need = memory.memory(dataclasses.replace(base, layout=layout))
+            self.groups.setdefault(dataclasses.replace(layout, recompute="none"), []).append((layout, need))
         self._speeds: dict[Layout, float] = {}
+
+    def on_network(self, nic: float) -> Search:
+        """The same on another network, in byte/s a chip: what memory a layout needs does not depend on it."""
+        other = copy.copy(self)
+        other.base, other._speeds = dataclasses.replace(self.base, nic=nic), {}
+        return other
 
     def best(
         self, room: float | None = None, optimizer: float = 1.0, activations: float = 1.0, zero: Sequence[int] | None = None
@@ -89,17 +96,17 @@ class Search:
         for plain, levels in self.groups.items():
             if zero is not None and plain.data > 1 and plain.zero not in zero:
                 continue
-            for trial, parts in levels:
+            for layout, parts in levels:
                 need = self._need(parts, available, optimizer, activations)
                 if need < least:
-                    least, smallest = need, trial.layout
+                    least, smallest = need, layout
                 if need <= FULLEST * available:
-                    fitting.append(trial)
+                    fitting.append(layout)
                     break  # the first level that fits is the fastest
         if not fitting:
             raise InputError(self._none_fits(available, least, smallest))
-        self._time([trial for trial in fitting if trial.layout not in self._speeds])
-        best = max(fitting, key=lambda trial: self._speeds[trial.layout])
+        self._time([layout for layout in fitting if layout not in self._speeds])
+        best = dataclasses.replace(self.base, layout=max(fitting, key=lambda layout: self._speeds[layout]))
         check(best)
         return best, len(fitting)
 
@@ -108,10 +115,10 @@ class Search:
         changed = (optimizer - 1) * parts.optimizer + (activations - 1) * parts.activations
         return parts.total - parts.overhead + overhead + changed
 
-    def _time(self, trials: list[Workload]) -> None:
-        if trials:
-            found = speeds(self.constants, trials)
-            self._speeds |= {trial.layout: float(value) for trial, value in zip(trials, found, strict=True)}
+    def _time(self, new: list[Layout]) -> None:
+        if new:
+            found = speeds(self.constants, [dataclasses.replace(self.base, layout=layout) for layout in new])
+            self._speeds |= dict(zip(new, map(float, found), strict=True))
 
     def _none_fits(self, available: float, least: float, smallest: Layout | None) -> str:
         arch, batch, chips = self.base.architecture, self.base.batch, self.chips

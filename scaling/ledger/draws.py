@@ -9,7 +9,7 @@ import numpy as np
 
 from scaling.hardware.architecture import Architecture
 from scaling.hardware.library import chip as find_chip
-from scaling.ledger.effects import EVIDENCE, NORMAL_80, draw_range, ends_of, middle
+from scaling.ledger.effects import EVIDENCE, NORMAL_80, draw_range, middle
 from scaling.ledger.scenario import ArchitectureStep
 from scaling.ledger.sets import FIELD, Sets
 from scaling.ledger.setups import usd_per_chip_hour
@@ -58,7 +58,7 @@ class Draws:
             dollars = self.sets.scenario.baseline.dollars
             for name, given in self.sets.scenario.prices.items():
                 chip = find_chip(name)
-                prices = np.exp(draw_range(self._stream(f"price {chip.name}"), ends_of(given), self.count))
+                prices = np.exp(draw_range(self._stream(f"price {chip.name}"), given, self.count))
                 low, high = (usd_per_chip_hour(chip, dollars, price) for price in (1.0, 2.0))  # linear in the price
                 rates = np.log(low + (high - low) * (prices - 1.0))
                 for at, setup in enumerate(self.sets.setups):
@@ -81,7 +81,7 @@ class Draws:
         slow = self.sets.slow_network
         if slow is None:
             return np.zeros((1, self.count))
-        ends = ends_of(self.sets.scenario.baseline.network_gbps or 1.0)
+        ends = self.sets.scenario.baseline.network_gbps or (1.0,)
         drawn = draw_range(self._stream("network"), ends, self.count)
         knots = np.log([ends[0], middle(ends), ends[-1]])
         found = np.zeros((len(slow), self.count))

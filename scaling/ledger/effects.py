@@ -81,17 +81,12 @@ def effect(step: Any, arch: Architecture, tokens: float) -> Effect | None:
     if step.measured:
         record = measured(step.measured)
         return Effect("measured here", record.value, flops, measured=record)
-    ends = ends_of(step.assumed if step.assumed is not None else 1.0)
+    ends = step.assumed or (1.0,)
     return Effect("assumed", middle(ends), flops, assumed=ends)
 
 
-def ends_of(given: float | list[float]) -> tuple[float, ...]:
-    """A number or a range as a tuple."""
-    return tuple(given) if isinstance(given, list) else (given,)
-
-
 def middle(ends: tuple[float, ...]) -> float:
-    """The centre of an assumed range: its middle value, or the geometric mean of two ends."""
+    """The centre of a number or an assumed range: its middle value, or the geometric mean of two ends."""
     return ends[1] if len(ends) == 3 else math.sqrt(ends[0] * ends[-1])
 
 

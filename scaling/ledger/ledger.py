@@ -172,10 +172,7 @@ def _lines(found: Sets, drawn: Draws, matrix: np.ndarray | None) -> tuple[Line, 
     for place, (step, before) in enumerate(zip(found.scenario.steps, in_sequence(found.possible), strict=True)):
         at |= 1 << place
         effect = found.effects[place]
-        parts = {
-            name: () if matrix is None else _parts(found, place, float(matrix[place] @ central))
-            for name, central in (("time", hours), ("usd", usd))
-        }
+        parts = {name: () if matrix is None else _parts(found, place, matrix[place], name == "usd") for name in ("time", "usd")}
         lines.append(
             Line(
                 name=step.name or _title(step),
@@ -221,13 +218,15 @@ def _title(step: Any) -> str:
     return words[step.change]
 
 
-def _parts(found: Sets, place: int, log: float) -> tuple[Part, ...]:
+def _parts(found: Sets, place: int, row: np.ndarray, dollars: bool) -> tuple[Part, ...]:
     """What a step's average log factor is made of. The multipliers' share is the same in every order."""
     step, effect = found.scenario.steps[place], found.effects[place]
     needs = -math.log(effect.value) if effect else 0.0
     parts = [Part("compute", effect.evidence, needs)] if effect else []
     # What RDMA gains rests on what is assumed to be reached without it.
-    parts.append(Part("speed", "assumed" if step.change == "rdma" else "estimated", log - needs))
+    parts.append(Part("speed", "assumed" if step.change == "rdma" else "estimated", float(row @ found.log_hours) - needs))
+    if dollars and step.change == "chip":
+        parts.append(Part("price", "assumed" if found.scenario.prices else "published", float(row @ (found.log_usd - found.log_hours))))
     return tuple(parts)
 
 

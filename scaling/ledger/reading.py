@@ -86,7 +86,7 @@ def reading(found: Ledger) -> str:
     if found.not_measured:
         share = found.not_measured["time"]
         text.append(
-            f"Of the log factors of time {share['log_factors']:.0%} are not measured here, and {share['variance']:.0%} of the variance; the largest kind is {_largest(found)}."
+            f"Of the log factors of time {share['log_factors']:.1%} are not measured here, and {share['variance']:.1%} of the variance; the largest kind is {_largest(found)}."
         )
     return " ".join(text)
 
@@ -97,6 +97,11 @@ def _times(value: Band) -> str:
 
 def _needed(need: Needed, words: str, chip: str, base: str) -> str:
     verdict = "holds" if need.chance > 0.9 else "fails" if need.chance < 0.1 else "is open"
+    both = ""
+    if need.both_sides is not None:
+        both = f". The same software is open to who owns {base}: with it on both sides {chip} takes {_times(need.both_sides)}"
+    if need.gain_needed.high < 1:
+        return f"Nothing need be overcome {words}: {chip} without software takes {_times(need.gain_needed)}, and software gains {_times(need.gain)} more{both}."
     text = (
         f"Software overcomes the chip {words} if it gains {need.gain_needed.value:.2f}x on {chip} ({need.gain_needed.low:.2f} to {need.gain_needed.high:.2f});"
         f" the ledger's gains {_times(need.gain)}, so that it {verdict} (true in {need.chance:.0%} of the draws)"
@@ -106,9 +111,7 @@ def _needed(need: Needed, words: str, chip: str, base: str) -> str:
     text += f", or a utilisation of {need.mfu_needed:.0%} where {need.mfu:.0%} is estimated" + (
         ", which cannot be had" if need.mfu_needed > 1 else ""
     )
-    if need.both_sides is not None:
-        text += f". The same software is open to who owns {base}: with it on both sides {chip} takes {_times(need.both_sides)}"
-    return text + "."
+    return text + both + "."
 
 
 def _largest(found: Ledger) -> str:

@@ -18,17 +18,21 @@ FormatName = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "fp4", "mxf
 Zero = Annotated[int, pydantic.Field(ge=0, le=3)]
 
 
-def _ordered(values: float | list[float]) -> float | list[float]:
-    if isinstance(values, list):
-        if len(values) not in (2, 3):
-            raise ValueError("a range is [low, high] or [low, middle, high]")
-        if values != sorted(values):
-            raise ValueError("a range rises from low to high")
-    return values
+def _range(given: Any) -> tuple[float, ...]:
+    """A number or [low, high] or [low, middle, high] as a tuple."""
+    values = given if isinstance(given, list | tuple) else [given]
+    if len(values) > 3 or (isinstance(given, list | tuple) and len(values) < 2):
+        raise ValueError("a range is [low, high] or [low, middle, high]")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e300:
+            raise ValueError(f"a number must be positive and finite, got {str(value)[:40]!r}")
+    if sorted(values) != list(values):
+        raise ValueError("a range rises from low to high")
+    return tuple(map(float, values))
 
 
-# A number, or an assumed range of it: two ends, or three with the likeliest in the middle.
-Range = Annotated[PositiveFloat | list[PositiveFloat], pydantic.AfterValidator(_ordered)]
+# A number, or an assumed range of it: two ends, or three with the likeliest in the middle. Kept as a tuple.
+Range = Annotated[tuple[float, ...], pydantic.BeforeValidator(_range)]
 
 
 class Baseline(Strict):

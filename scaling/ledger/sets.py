@@ -11,7 +11,7 @@ import numpy as np
 from scaling.hardware.architecture import Architecture, divisible, from_params, preset
 from scaling.hardware.library import chip as find_chip
 from scaling.ledger.by_law import active_params
-from scaling.ledger.effects import Effect, effect, ends_of, middle
+from scaling.ledger.effects import Effect, effect, middle
 from scaling.ledger.scenario import ArchitectureStep, ChipStep, Scenario
 from scaling.ledger.setups import Outcome, Setup, Timer, usd_per_chip_hour
 
@@ -72,16 +72,16 @@ def sets(scenario: Scenario) -> Sets:
     effects = [effect(step, target, tokens) for step in scenario.steps]
     first = _baseline(scenario, target, tokens, effects)
     setups = [_after(first, scenario, at, target, tokens) for at in range(1 << len(scenario.steps))]
-    timer = Timer(zero=any(step.change == "zero" for step in scenario.steps) or base.zero is not None)
+    timer = Timer({setup.zero for setup in setups})
     outcomes = [timer.outcome(setup) for setup in setups]
-    ends = ends_of(base.network_gbps) if base.network_gbps is not None else ()
+    ends = base.network_gbps or ()
     slow = None
     if len(ends) > 1:
         slow = [
             _at_ends(timer, setup, (ends[0], ends[-1])) if not _has(scenario, at, "rdma") else (outcomes[at], outcomes[at])
             for at, setup in enumerate(setups)
         ]
-    prices = {find_chip(name).name: middle(ends_of(value)) for name, value in scenario.prices.items()}
+    prices = {find_chip(name).name: middle(value) for name, value in scenario.prices.items()}
     by_chip = {setup.chip: usd_per_chip_hour(setup.chip, base.dollars, prices.get(setup.chip.name)) for setup in setups}
     return Sets(scenario, effects, setups, outcomes, slow, [by_chip[setup.chip] for setup in setups])
 
@@ -112,7 +112,7 @@ def _baseline(scenario: Scenario, target: Architecture, tokens: float, effects: 
         format=base.format,
         sequence=base.sequence,
         batch=base.batch,
-        network_gbps=None if base.network_gbps is None else middle(ends_of(base.network_gbps)),
+        network_gbps=middle(base.network_gbps) if base.network_gbps else None,
         zero=base.zero,
         peer_to_peer=False if _has(scenario, -1, "peer-to-peer") else base.peer_to_peer,
         framework=base.framework,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from scaling.errors import InputError
@@ -14,10 +15,12 @@ from scaling.hardware.cost import cost
 from scaling.hardware.estimate import Estimate, estimate_training, job
 from scaling.hardware.memory import state_bytes
 from scaling.hardware.search import Search
+from scaling.hardware.workload import Workload
 
 WIDE = ("fp32", "tf32")  # formats that the hardware model has no rows of
 WIDER = 2.0  # by which their band of log speed is widened
-ZERO_STAGES = {None: (1, 3), 0: (0,), 1: (0, 1), 2: (0, 1, 2), 3: (0, 1, 2, 3)}
+# Stages tried, of those allowed: up to 2 more sharing takes less memory and no more time (`communication.data`), so the highest will do.
+ZERO_STAGES = {None: (1, 3), 0: (0,), 1: (1,), 2: (1, 2), 3: (1, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Setup:
         if field == "memory_gb":
             return min(self.memory_gb or self.chip.mem_gb or 0.0, self.chip.mem_gb or 0.0)
         if field == "chip":
-            return self.chip.name
+            return f"{self.chips} {self.chip.name}"
+        if field == "peer_to_peer" and self.chip.p2p != "patched":
+            return None  # the driver decides nothing there
         return getattr(self, field)
 
 
@@ -72,14 +77,15 @@ class Outcome:
 class Timer:
     """Outcomes of setups. Layouts are searched once for those that differ in what may be used of them only."""
 
-    def __init__(self, zero: bool) -> None:
-        self.stages = (0, 1, 2, 3) if zero else (1, 3)
-        self._searches: dict[Any, Search | str] = {}
+    def __init__(self, allowed: Iterable[int | None]) -> None:
+        self.stages = tuple(sorted({stage for most in allowed for stage in ZERO_STAGES[most]}))
+        self._searches: dict[Setup, Search | str] = {}
+        self._anywhere: dict[Setup, Search] = {}  # whatever the network
         self._outcomes: dict[Setup, Outcome] = {}
 
     def outcome(self, setup: Setup) -> Outcome:
         """What the setup takes, with its fastest layout."""
-        key = dataclasses.replace(setup, memory_gb=setup.level("memory_gb"))
+        key = dataclasses.replace(setup, memory_gb=setup.level("memory_gb"), peer_to_peer=setup.level("peer_to_peer"))
         if key not in self._outcomes:
             try:
                 self._outcomes[key] = self._estimate(key)
@@ -118,13 +124,19 @@ class Timer:
         key = dataclasses.replace(setup, memory_gb=None, optimizer_bytes=None, zero=None, tokens=1.0)
         if key not in self._searches:
             try:
-                self._searches[key] = Search(job(setup.model, **options), setup.chips, load(), self.stages)
+                self._searches[key] = self._new_search(key, job(setup.model, **options))
             except InputError as error:
                 self._searches[key] = str(error)
         found = self._searches[key]
         if isinstance(found, str):
             raise InputError(found)
         return found
+
+    def _new_search(self, key: Setup, base: Workload) -> Search:
+        elsewhere = dataclasses.replace(key, network_gbps=None)
+        if elsewhere not in self._anywhere:
+            self._anywhere[elsewhere] = Search(base, key.chips, load(), self.stages)
+        return self._anywhere[elsewhere].on_network(base.nic)
 
 
 def _as_sixteen_bits(setup: Setup) -> tuple[Chip, str]:
