@@ -18,6 +18,7 @@ from scaling import (
     estimate_command,
     fit_command,
     frontier_command,
+    ledger_command,
     output,
     plan_command,
     runs_command,
@@ -41,6 +42,7 @@ app.command()(plan_command.plan)
 app.command()(frontier_command.frontier)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
+app.command()(ledger_command.ledger)
 app.command()(sweep_command.sweep)
 app.command()(diffuse_command.diffuse)
 app.command()(runs_command.runs)
