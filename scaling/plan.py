@@ -143,9 +143,7 @@ class Plan(Strict):
         configs = [
             RunConfig(shape, tokens, self.corpus, seed=s, arm=run.arm, **fields) for fields in self._fields(run, shape) for s in seeds
         ]
-        return [
-            Job(config, run.budget or run.flops or config.flops_per_token * config.tokens_trained, run.holdout) for config in configs
-        ]
+        return [Job(config, run.budget or run.flops or config.flops_per_token * config.tokens_trained, run.holdout) for config in configs]
 
 
 @dataclasses.dataclass(frozen=True)
