@@ -114,11 +114,17 @@ class Plan(Strict):
         rates = table.learning_rates or (None if "learning_rate" in own else self.train.learning_rates)
         return [fields | {"learning_rate": rate} for rate in rates] if rates else [fields]
 
+    def _handicaps(self, table: Arm | Run) -> tuple[int, int]:
+        """Of data and of structure."""
+        fields = given(self.train, HANDICAPS) | given(table, HANDICAPS)
+        data, structure = (fields.get(name, 1) for name in HANDICAPS)
+        return data, structure
+
     def _shapes(self, arm: Arm, budget: float, holdout: bool, vocab_size: int) -> list[tuple[ModelConfig, int]]:
         assert self.ladder is not None
         assert self.budgets is not None
         own: dict[str, Any] = {"context": self.ladder.context, "vocab_size": vocab_size} | given(arm, SHAPE_KEYS)
-        data, structure = (getattr(arm, name) or getattr(self.train, name) or 1 for name in HANDICAPS)
+        data, structure = self._handicaps(arm)
         shapes = []
         for width in arm.widths or self.ladder.widths:
             shape = models.ladder(width, **own)
@@ -137,7 +143,7 @@ class Plan(Strict):
     def _listed(self, run: Run, vocab_size: int) -> list[Job]:
         own: dict[str, Any] = {"vocab_size": vocab_size} | given(run, SHAPE_KEYS)
         shape = ModelConfig(**own) if {"layers", "heads"} <= own.keys() else models.ladder(own.pop("width"), **own)
-        structure = run.handicap_structure or self.train.handicap_structure or 1
+        _, structure = self._handicaps(run)
         tokens = run.tokens or int((run.flops or 0.0) / (models.training_flops(shape).training * structure))
         seeds = self.train.seeds if run.seed is None else [run.seed]
         configs = [
