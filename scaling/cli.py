@@ -16,6 +16,7 @@ from scaling import (
     data_command,
     estimate_command,
     fit_command,
+    multiplier_command,
     output,
     plan_command,
     runs_command,
@@ -40,6 +41,7 @@ app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
+app.command()(multiplier_command.multiplier)
 
 
 @app.command()
