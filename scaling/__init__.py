@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scaling.hardware.library import chip as chip
     from scaling.hardware.library import chips as chips
     from scaling.hardware.utilisation import utilisation as utilisation
-    from scaling.measurement import Measurement as Measurement
+    from scaling.measured import Measurement as Measurement
     from scaling.measurement import measure_multiplier as measure_multiplier
     from scaling.penalty import Penalty as Penalty
     from scaling.penalty import compute_penalty as compute_penalty
@@ -52,7 +52,7 @@ _HOME = {
     "Verdict": "scaling.hardware.export_rules",
     "export_control": "scaling.hardware.export_rules",
     "utilisation": "scaling.hardware.utilisation",
-    "Measurement": "scaling.measurement",
+    "Measurement": "scaling.measured",
     "measure_multiplier": "scaling.measurement",
     "Penalty": "scaling.penalty",
     "Penalties": "scaling.penalty_batch",

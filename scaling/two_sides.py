@@ -13,7 +13,6 @@ the penalty is m k at every loss. All nested models are this law with some const
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -65,68 +64,67 @@ TWO_SIDES = Law(
 PLACE = {name: i for i, name in enumerate(TWO_SIDES.constants)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Side:
-    """E + (A N^-alpha + B D^-beta)^outer of one side, around its optimum (size, tokens) at the loss of the anchor."""
+    """E + (A N^-alpha + B D^-beta)^outer of one side, around its optimum (size, tokens) at the loss of the anchor. Numbers, or arrays over draws."""
 
-    loss: float
-    irreducible: float  # E, nats/token
-    size: float
-    tokens: float
-    alpha: float
-    beta: float
-    outer: float = 1.0
+    loss: Any
+    irreducible: Any  # E, nats/token
+    size: Any
+    tokens: Any
+    alpha: Any
+    beta: Any
+    outer: Any = 1.0
 
     @property
-    def gamma(self) -> float:
+    def product(self) -> Any:
+        """size * tokens at the anchor."""
+        return self.size * self.tokens
+
+    @property
+    def gamma(self) -> Any:
+        """The exponent of the reducible loss on the compute-optimal frontier."""
         return self.outer * self.alpha * self.beta / (self.alpha + self.beta)
 
-    def at(self, loss: float) -> Side:
-        """The same law around another loss; its sizes are infinite where the loss is not above E."""
-        rest, own = loss - self.irreducible, self.loss - self.irreducible
-        fall = math.log(rest / own) / self.outer if rest > 0 else -math.inf
-        size, tokens = (math.exp(min(700.0, -fall / power)) for power in (self.alpha, self.beta))
-        return dataclasses.replace(self, loss=loss, size=self.size * size, tokens=self.tokens * tokens)
+    def at(self, loss: Any) -> Side:
+        """The same law around another loss; its sizes are infinite where that is not above E."""
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            fall = np.log(np.maximum(loss - self.irreducible, 0.0) / (self.loss - self.irreducible)) / self.outer
+            size, tokens = (start * np.exp(-fall / power) for start, power in ((self.size, self.alpha), (self.tokens, self.beta)))
+        return dataclasses.replace(self, loss=loss, size=size, tokens=tokens)
 
-    def loss_for(self, product: float) -> float:
+    def loss_for(self, product: Any) -> Any:
         """The least loss where size * tokens = product."""
-        fall = self.gamma * math.log(self.size * self.tokens / product)
-        return self.irreducible + (self.loss - self.irreducible) * math.exp(fall)
+        fall = self.gamma * np.log(self.product / product)
+        return self.irreducible + (self.loss - self.irreducible) * np.exp(fall)
 
-    def curve(self, name: str, about: dict[str, Any]) -> Curve:
+    def curve(self, name: str, flops_per_param_token: float, about: dict[str, Any]) -> Curve:
         """The side as a curve of `fits`, whose params are the size."""
-        scale = (self.loss - self.irreducible) ** (1 / self.outer) / (self.alpha + self.beta)
-        constants = {
+        scale = float(self.loss - self.irreducible) ** (1 / float(self.outer)) / (self.alpha + self.beta)
+        values = {
             "E": self.irreducible,
             "A": self.beta * scale * self.size**self.alpha,
             "B": self.alpha * scale * self.tokens**self.beta,
             "alpha": self.alpha,
             "beta": self.beta,
         }
-        if self.outer == 1:
-            return Curve(law=law("chinchilla"), constants=constants, name=name, about=about)
-        return Curve(law=law("outer-exponent"), constants=constants | {"k": self.outer}, name=name, about=about)
+        own = "chinchilla" if self.outer == 1 else "outer-exponent"
+        values |= {} if self.outer == 1 else {"k": self.outer}
+        known = {key: float(value) for key, value in values.items()}
+        return Curve(law=law(own), constants=known, name=name, flops_per_param_token=flops_per_param_token, about=about)
 
 
-def sides(constants: np.ndarray, loss: float, split: float) -> tuple[Side, Side]:
-    """Baseline and variant of one row of constants, around the loss of the anchor."""
-    c = dict(zip(TWO_SIDES.constants, map(float, constants), strict=True))
+def sides(constants: np.ndarray, loss: Any, split: float) -> tuple[Side, Side]:
+    """Baseline and variant of constants (..., constants), around the loss of the anchor."""
+    c = dict(zip(TWO_SIDES.constants, np.moveaxis(np.asarray(constants, float), -1, 0), strict=True))
     baseline = Side(loss, loss * c["irreducible"], c["size"], c["product"] / c["size"], c["alpha"], c["beta"], c["outer"])
     irreducible = c["irreducible"] * c["irreducible_ratio"]
     slower = c["growth"] * (1 - irreducible) / (1 - c["irreducible"])
     gamma = c["alpha"] * c["beta"] / (c["alpha"] + c["beta"]) / slower
     shape = c["alpha"] / c["beta"] * c["shape"]
     m, k = c["penalty"] ** split * c["tilt"], c["penalty"] ** (1 - split) / c["tilt"]
-    variant = Side(
-        loss,
-        loss * irreducible,
-        m * baseline.size,
-        k * baseline.tokens,
-        gamma * (1 + shape),
-        gamma * (1 + shape) / shape,
-        c["outer"],
-    )
-    return baseline, variant
+    alpha, beta = gamma * (1 + shape), gamma * (1 + shape) / shape
+    return baseline, Side(loss, loss * irreducible, m * baseline.size, k * baseline.tokens, alpha, beta, c["outer"])
 
 
 def constants_of(baseline: Side, variant: Side, split: float) -> np.ndarray:
@@ -136,7 +134,7 @@ def constants_of(baseline: Side, variant: Side, split: float) -> np.ndarray:
     values = {
         "irreducible": baseline.irreducible / baseline.loss,
         "size": baseline.size,
-        "product": baseline.size * baseline.tokens,
+        "product": baseline.product,
         "alpha": baseline.alpha,
         "beta": baseline.beta,
         "outer": baseline.outer,
@@ -146,4 +144,4 @@ def constants_of(baseline: Side, variant: Side, split: float) -> np.ndarray:
         "shape": variant.alpha / variant.beta * baseline.beta / baseline.alpha,
         "irreducible_ratio": variant.irreducible / baseline.irreducible,
     }
-    return np.array([values[name] for name in TWO_SIDES.constants])
+    return np.stack(np.broadcast_arrays(*(values[name] for name in TWO_SIDES.constants)), axis=-1)
