@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,9 @@ from scaling import (
     fit_command,
     frontier_command,
     ledger_command,
+    multiplier_command,
     output,
+    penalty_command,
     plan_command,
     runs_command,
     sweep_command,
@@ -46,6 +47,8 @@ app.command()(ledger_command.ledger)
 app.command()(sweep_command.sweep)
 app.command()(diffuse_command.diffuse)
 app.command()(runs_command.runs)
+app.command()(multiplier_command.multiplier)
+app.command()(penalty_command.penalty)
 
 
 @app.command()
@@ -64,48 +67,6 @@ def demo(
         output.emit(found.results())
     else:
         print_summary(found, out)
-
-
-@app.command()
-def penalty(
-    curve: Annotated[str, typer.Argument(metavar="CURVE", help="A published curve or a curve file.")],
-    flops: Annotated[float, typer.Option(help="The leader's training compute.")],
-    structure: Annotated[float, typer.Option(help="The follower's structure gap: its parameters count 1/structure.")] = 1.0,
-    data_gap: Annotated[float, typer.Option("--data", help="The follower's data gap: its effective tokens count 1/data.")] = 1.0,
-    follower: Annotated[str | None, typer.Option(help="The follower's own curve.")] = None,
-    unique_tokens: Annotated[float | None, typer.Option(help="Unique tokens there are, repetition beyond.")] = None,
-    follower_unique_tokens: Annotated[float | None, typer.Option(help="... and for the follower, where they differ.")] = None,
-    fixed: Annotated[str | None, typer.Option(help="What the follower cannot change: tokens, params or tokens_per_param.")] = None,
-    overtraining: Annotated[float, typer.Option(help="The leader's tokens per parameter over the optimum.")] = 1.0,
-    allocation_error: Annotated[float, typer.Option(help="The follower's size over its optimum.")] = 1.0,
-    served_tokens: Annotated[float, typer.Option(help="Tokens that each lab serves with its model.")] = 0.0,
-    at: Annotated[list[str] | None, typer.Option(metavar="INPUT=NUMBER", help="A further input of the law, such as experts=8.")] = None,
-    as_json: Json = False,
-) -> None:
-    """How much more compute a follower needs for the leader's loss."""
-    import fits
-    from scaling.penalty import compute_penalty
-
-    found = compute_penalty(
-        fits.load(curve),
-        flops=flops,
-        structure=structure,
-        data=data_gap,
-        follower=fits.load(follower) if follower else None,
-        unique_tokens=unique_tokens,
-        follower_unique_tokens=follower_unique_tokens,
-        fixed=fixed,
-        overtraining=overtraining,
-        allocation_error=allocation_error,
-        served_tokens=served_tokens,
-        inputs=curves_command.further_inputs(at or []),
-    )
-    answer = dataclasses.asdict(found)
-    if as_json:
-        return output.emit(answer)
-    if found.decades_outside:
-        output.note(f"warning: {found.decades_outside:.1f} decades of compute beyond the range of the fit")
-    output.listing(answer)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from scipy.optimize import brentq, minimize_scalar
 from fits import frontier
 from fits.curve import Allocation, Curve
 from fits.laws.chinchilla import CHINCHILLA
+from scaling.comparability import check_same_text
 from scaling.errors import InputError
 from scaling.repetition import REPETITION_HALF_LIFE, effective_tokens, tokens_with_effect
 
@@ -118,6 +119,7 @@ def compute_penalty(
     allocation_error: float = 1.0,
     served_tokens: float = 0.0,
     inputs: Mapping[str, float] | None = None,
+    force: bool = False,
 ) -> Penalty:
     """The follower's compute over the leader's at the loss that `flops` of training buy the leader.
 
@@ -127,8 +129,9 @@ def compute_penalty(
     multiple of the optimal tokens per parameter; a follower with nothing fixed is free to allocate afresh. allocation_error: the
     follower's N is this multiple of its optimum at the same compute. served_tokens: each lab serves so many, at 2 N FLOP
     each, and allocates for the least sum of training and serving. inputs: what a law takes beside size and tokens (experts, bits, ...), of
-    both sides. Raises InputError.
+    both sides. force: compare curves of different corpora or tokenizers, which is refused otherwise. Raises InputError.
     """
+    check_same_text(curve, follower or curve, force=force)
     values = {"flops": flops, "structure": structure, "data": data, "overtraining": overtraining, "allocation_error": allocation_error}
     unique = math.inf if unique_tokens is None else unique_tokens
     follower_unique = unique if follower_unique_tokens is None else follower_unique_tokens
