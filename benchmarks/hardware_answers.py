@@ -22,7 +22,7 @@ import scaling
 from scaling import plots
 from scaling.errors import InputError
 from scaling.hardware import figures, roofline
-from scaling.hardware.architecture import Architecture, from_params, preset
+from scaling.hardware.architecture import Architecture, divisible, preset
 from scaling.hardware.cost import cost
 from scaling.hardware.workload import Layout
 from scaling.output import plain, say
@@ -241,7 +241,7 @@ def to_a_loss() -> Answer:
         best = curve.optimal(flops=flops)
         needed = _compute_band(curve, loss)
         for chip in ("H100", "H20"):
-            arch = _dense(best.params)
+            arch = divisible(best.params)
             row = _run(chip, "estimated", arch, "bf16", tokens=best.tokens, chips=chips, batch=max(1024, chips // 4))
             # The band of the hours is that of the speed; the curve's own band comes on top of it.
             rows.append(
@@ -270,14 +270,6 @@ def _compute_band(curve: fits.Curve, loss: float) -> tuple[float, float]:
     needed = [float(np.interp(-loss, -each, np.log(grid), right=np.inf)) for each in reached]
     low, high = np.quantile(needed, [0.025, 0.975])
     return math.exp(low), math.exp(high) if np.isfinite(high) else math.inf
-
-
-def _dense(params: float, vocab: int = 50304) -> Architecture:
-    """A plain dense transformer near this size whose width is a multiple of 1,024, so that its heads divide."""
-    rough = from_params(params, vocab)
-    width = max(1024, 1024 * round(rough.width / 1024))
-    layers = max(1, round((params - 2 * vocab * width) / (12 * width**2)))
-    return Architecture(layers, width, width // 128, width // 128, 128, 4 * width, vocab, ffn_matrices=2, name=f"dense {params / 1e9:.3g}B")
 
 
 def firm() -> Answer:

@@ -127,5 +127,5 @@ Range: {spans}. Residuals: {100 * (curve.residual_sd or 0):.2f}% of the loss (st
 """
 
 
-def _band(pair: object) -> str:
-    return "" if pair is None else "{:.4g} to {:.4g}".format(*pair)  # type: ignore[misc]
+def _band(pair: tuple[float, float] | None) -> str:
+    return "" if pair is None else f"{pair[0]:.4g} to {pair[1]:.4g}"

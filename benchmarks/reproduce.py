@@ -59,7 +59,7 @@ def demo_figure(name: str, demo: Demo, out: Path) -> list[Path]:
         "frontier": pd.DataFrame({"flops": flops, "loss": fitted, "low": low, "high": high}),
         "multipliers": pd.concat(
             [
-                found.pairs.assign(arm=arm, mean=found.value, mean_low=found.low, mean_high=found.high)
+                found.pairs.assign(arm=arm, mean=found.multiplier.value, mean_low=found.multiplier.low, mean_high=found.multiplier.high)
                 for arm, found in demo.multipliers.items()
             ]
         ),

@@ -126,7 +126,15 @@ def _held(samples: _Samples, index: np.ndarray, level: float) -> tuple[np.ndarra
         low[which, own] = high[which, own] = held
         observed, delta = samples.observed[member % len(index)], samples.delta
         minima = solve.minimise(
-            problem, np.clip(begin, low, high), samples.weights, bounds=(low, high), observed=observed, delta=delta, first_delta=delta
+            problem,
+            np.clip(begin, low, high),
+            samples.weights,
+            bounds=(low, high),
+            observed=observed,
+            delta=delta,
+            first_delta=delta,
+            describe=False,
+            room=2 * len(index),
         )
         return held, minima.theta
 
@@ -144,7 +152,16 @@ def _sprung(samples: _Samples, quantity: Quantity, value: np.ndarray, level: flo
         begin = np.clip(begin, samples.problem.low, samples.problem.high)
         observed, delta = samples.observed[own], samples.delta
         minima = solve.minimise(
-            samples.problem, begin, samples.weights, pull=pull, aims=aims, observed=observed, delta=delta, first_delta=delta
+            samples.problem,
+            begin,
+            samples.weights,
+            pull=pull,
+            aims=aims,
+            observed=observed,
+            delta=delta,
+            first_delta=delta,
+            describe=False,
+            room=2 * count,
         )
         return _values(quantity, minima.theta)[0], minima.theta
 

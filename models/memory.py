@@ -64,6 +64,7 @@ def predict_memory(
     teacher: ModelConfig | None = None,
     layout: Layout = ONE_DEVICE,
     copies: int = 1,
+    dead: int = 0,
     corpus_bytes: int = 0,
     platform: str = "cpu",
 ) -> Memory:
@@ -71,8 +72,8 @@ def predict_memory(
 
     `kernels`: attention keeps no score matrix. `teacher`: the model whose logits are learnt from. Of a `layout` one device's part counts,
     with the weights that it brings together from others: of all blocks where they are unrolled, else of one. `copies` of everything but
-    corpus and process live side by side: members of an ensemble, or the layout's devices where they are a host's virtual ones. `corpus_bytes`: what the caller
-    keeps on the device besides. On the host the process itself counts, on an accelerator only its arrays. Rematerialised blocks are
+    corpus and process live side by side: members of an ensemble, or the layout's devices where they are a host's virtual ones. `dead`
+    networks lie beside, whose gradient is made and dropped, one after another. `corpus_bytes`: what the caller keeps on the device besides. On the host the process itself counts, on an accelerator only its arrays. Rematerialised blocks are
     taken to run in a loop: unrolled, XLA moves the second computation forward and saves nothing. ConfigError for an unknown
     optimizer or remat policy.
     """
@@ -85,10 +86,10 @@ def predict_memory(
     if remat == "blocks":  # the stream between blocks, and one block's activations made again
         kept, working = width * micro_batch * config.context * config.width, working + kept
     parts = {
-        "parameters": weights,
+        "parameters": (1 + dead) * weights,
         "moments": _moment_bytes(config, optimizer, layout),
         "gathered weights": _gathered_bytes(config, layout, remat),
-        "gradients": GRADIENT_COPIES * weights,
+        "gradients": (1 + bool(dead)) * GRADIENT_COPIES * weights,
         "activations": looped * config.layers * kept,
         "working arrays": working + 2 * logits,
         "overflow of experts": _overflow_bytes(config, micro_batch, width, layout),

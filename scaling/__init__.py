@@ -1,7 +1,8 @@
 """The estimator that joins models and fits: train, sweep, penalty, diffusion, report.
 
 Public names are those of the table below: runs (RunConfig, train, train_many, train_horizons, train_on_hosts, evaluate, Plan, sweep), penalties
-(compute_penalty, penalties, frontier), hardware (chip, chips, export_control, estimate_training, estimate_inference, utilisation), InputError, and the package `diffusion`.
+(compute_penalty, penalties, measure_multiplier, frontier), hardware (chip, chips, export_control, estimate_training, estimate_inference, utilisation), InputError, and
+the package `diffusion`.
 They load on first use, so that asking for a penalty does not import Flax.
 """
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from scaling.hardware.library import chip as chip
     from scaling.hardware.library import chips as chips
     from scaling.hardware.utilisation import utilisation as utilisation
+    from scaling.measured import Measurement as Measurement
+    from scaling.measurement import measure_multiplier as measure_multiplier
     from scaling.outlook.frontiers import Frontier as Frontier
     from scaling.outlook.frontiers import frontier as frontier
     from scaling.penalty import Penalty as Penalty
@@ -52,6 +55,8 @@ _HOME = {
     "Verdict": "scaling.hardware.export_rules",
     "export_control": "scaling.hardware.export_rules",
     "utilisation": "scaling.hardware.utilisation",
+    "Measurement": "scaling.measured",
+    "measure_multiplier": "scaling.measurement",
     "Frontier": "scaling.outlook.frontiers",
     "frontier": "scaling.outlook.frontiers",
     "Penalty": "scaling.penalty",

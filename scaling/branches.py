@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-import models
 from models.fields import is_whole
 from models.memory import Memory, available_memory, check_memory
 from scaling import checkpoints, step
@@ -66,7 +65,7 @@ def train_horizons(
             count.advance(trunk, first)
             run = Run(_beside(job, own), compiled, jax.tree.map(jnp.copy, trunk.state), checkpoints.Past(list(trunk.losses)))
         count.advance(run, own.steps)
-        shared = models.training_flops(own.model).training * max(0, run.done - first) * own.sequences * own.model.context
+        shared = own.flops_per_token * max(0, run.done - first) * own.step_tokens
         record = run.record(compile_seconds=compile_seconds if own is longest else 0.0, flops_shared=shared)
         if save is not None:
             save_model(Path(save) / record.run_id, run.state, record)
@@ -85,7 +84,7 @@ def branch_config(config: RunConfig, tokens: int) -> RunConfig:
         raise InputError(f"horizons: tokens are whole numbers, got {tokens!r}")
     if tokens > config.tokens:
         raise InputError(f"horizons: {tokens} tokens exceed the trunk's, tokens = {config.tokens}; give the longest run as config")
-    steps, warm = tokens // (config.sequences * config.model.context), config.warmup_steps
+    steps, warm = tokens // config.step_tokens, config.warmup_steps
     if steps < 1 or warm / steps + config.decay > 1:
         needed = f"at least {math.ceil(warm / (1 - config.decay))} are needed" if config.decay < 1 else "set decay below 1"
         raise InputError(

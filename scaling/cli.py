@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +13,14 @@ from scaling import (
     chips_command,
     curves_command,
     data_command,
+    diffuse_command,
     estimate_command,
     fit_command,
     frontier_command,
+    ledger_command,
+    multiplier_command,
     output,
+    penalty_command,
     plan_command,
     runs_command,
     sweep_command,
@@ -40,8 +43,12 @@ app.command()(plan_command.plan)
 app.command()(frontier_command.frontier)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
+app.command()(ledger_command.ledger)
 app.command()(sweep_command.sweep)
+app.command()(diffuse_command.diffuse)
 app.command()(runs_command.runs)
+app.command()(multiplier_command.multiplier)
+app.command()(penalty_command.penalty)
 
 
 @app.command()
@@ -60,60 +67,6 @@ def demo(
         output.emit(found.results())
     else:
         print_summary(found, out)
-
-
-@app.command()
-def penalty(
-    curve: Annotated[str, typer.Argument(metavar="CURVE", help="A published curve or a curve file.")],
-    flops: Annotated[float, typer.Option(help="The leader's training compute.")],
-    structure: Annotated[float, typer.Option(help="The follower's structure gap: its parameters count 1/structure.")] = 1.0,
-    data_gap: Annotated[float, typer.Option("--data", help="The follower's data gap: its effective tokens count 1/data.")] = 1.0,
-    follower: Annotated[str | None, typer.Option(help="The follower's own curve.")] = None,
-    differs: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A constant of the follower's law: alpha=0.33, A=x2, E=+0.02.")
-    ] = None,
-    unique_tokens: Annotated[float | None, typer.Option(help="Unique tokens there are, repetition beyond.")] = None,
-    follower_unique_tokens: Annotated[float | None, typer.Option(help="... and for the follower, where they differ.")] = None,
-    fixed: Annotated[str | None, typer.Option(help="What the follower cannot change: tokens, params or tokens_per_param.")] = None,
-    overtraining: Annotated[float, typer.Option(help="The leader's tokens per parameter over the optimum.")] = 1.0,
-    tokens_per_param: Annotated[float | None, typer.Option(help="... or as a number, in place of --overtraining.")] = None,
-    allocation_error: Annotated[float, typer.Option(help="The follower's size over its optimum.")] = 1.0,
-    served_tokens: Annotated[float, typer.Option(help="Tokens that each lab serves with its model.")] = 0.0,
-    throughput: Annotated[
-        float, typer.Option(help="The leader's FLOP per chip and hour over the follower's: costs hours, not FLOP.")
-    ] = 1.0,
-    at: Annotated[list[str] | None, typer.Option(metavar="INPUT=NUMBER", help="A further input of the law, such as experts=8.")] = None,
-    as_json: Json = False,
-) -> None:
-    """How much more compute a follower needs for the leader's loss."""
-    import fits
-    from scaling.followers import differing
-    from scaling.penalty import compute_penalty, overtraining_for
-
-    leader, inputs = fits.load(curve), curves_command.further_inputs(at or [])
-    if tokens_per_param is not None:
-        overtraining = overtraining_for(leader, tokens_per_param, overtraining, flops=flops, unique_tokens=unique_tokens, inputs=inputs)
-    found = compute_penalty(
-        leader,
-        flops=flops,
-        structure=structure,
-        data=data_gap,
-        follower=differing(fits.load(follower) if follower else leader, differs or []),
-        unique_tokens=unique_tokens,
-        follower_unique_tokens=follower_unique_tokens,
-        fixed=fixed,
-        overtraining=overtraining,
-        allocation_error=allocation_error,
-        served_tokens=served_tokens,
-        throughput=throughput,
-        inputs=inputs,
-    )
-    answer = dataclasses.asdict(found)
-    if as_json:
-        return output.emit(answer)
-    if found.decades_outside:
-        output.note(f"warning: {found.decades_outside:.1f} decades of compute beyond the range of the fit")
-    output.listing(answer)
 
 
 def main() -> None:

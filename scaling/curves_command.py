@@ -79,7 +79,9 @@ def _list_curves(law: str | None, as_json: bool) -> None:
     from fits.laws import law as find_law
 
     wanted = None if law is None else find_law(law).name
-    rows = [about(curve) for curve in map(fits.load, [*fits.own(), *fits.published(), *fits.refitted()]) if wanted in (None, curve.law.name)]
+    rows = [
+        about(curve) for curve in map(fits.load, [*fits.own(), *fits.published(), *fits.refitted()]) if wanted in (None, curve.law.name)
+    ]
     if as_json:
         return output.emit({"curves": rows})
     shown = [

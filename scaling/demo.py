@@ -18,7 +18,9 @@ from fits.runs import COLUMNS
 from scaling import output, sweeps
 from scaling.diffusion import Actor, Trends, access_cost, diffusion_window, performance
 from scaling.errors import InputError
-from scaling.multipliers import PAIRED_BY, Multiplier, measure_multiplier
+from scaling.measured import Measurement
+from scaling.measurement import measure_multiplier
+from scaling.multipliers import count_pairs
 from scaling.penalty import compute_penalty
 from scaling.plan import Plan, read_plan
 from scaling.run import NUMERICS_VERSION
@@ -42,7 +44,7 @@ class Demo:
     runs: pd.DataFrame
     curve: Curve
     holdout: dict[str, float | None]
-    multipliers: dict[str, Multiplier]
+    multipliers: dict[str, Measurement]
     penalties: pd.DataFrame
     diffusion: dict[str, Any]
     seconds: float
@@ -60,10 +62,7 @@ class Demo:
                 "flops_per_param_token": self.curve.flops_per_param_token,
             },
             "holdout": self.holdout,
-            "multipliers": {
-                arm: {"value": found.value, "low": found.low, "high": found.high, "pairs": len(found.pairs)}
-                for arm, found in self.multipliers.items()
-            },
+            "multipliers": {arm: {**found.multiplier._asdict(), "pairs": len(found.pairs)} for arm, found in self.multipliers.items()},
             "penalty": self.penalties.to_dict(orient="records"),
             "diffusion": self.diffusion,
             "seconds": self.seconds,
@@ -99,9 +98,9 @@ def run_demo(
     about = curve.about | {"recipe": chosen.model_dump(mode="json", exclude_none=True) | {"numerics": NUMERICS_VERSION}}
     curve = dataclasses.replace(curve, name="demo", about=about)
     multipliers = {
-        arm.name: measure_multiplier(curve, baseline, finished[finished["arm"] == arm.name])
+        arm.name: measure_multiplier(baseline, finished[finished["arm"] == arm.name], pairs=True, curve=curve)
         for arm in chosen.arms[1:]
-        if _paired(baseline, finished[finished["arm"] == arm.name])
+        if count_pairs(baseline, finished[finished["arm"] == arm.name])
     }
     curves = {"demo": curve} | {name: fits.load(name) for name in PUBLISHED}
     demo = Demo(
@@ -137,10 +136,6 @@ def _check(prepared: sweeps.Sweep) -> None:
     alone = [arm for arm in variants if not cells[arm] & cells[baseline]]
     if alone:
         raise InputError(f"demo: arm {alone[0]!r} has no run at a width and budget of {baseline!r} to be compared with")
-
-
-def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> bool:
-    return not variant.merge(baseline, on=PAIRED_BY).empty
 
 
 def builtin_plan() -> dict[str, Any]:
@@ -240,7 +235,7 @@ def summary_rows(demo: Demo) -> list[tuple[str, str]]:
             )
         )
     rows += [
-        (f"{arm} against dense", f"{found.value:.2f}x compute at equal loss  [{found.low:.2f}, {found.high:.2f}], {len(found.pairs)} pairs")
+        (f"{arm} against dense", "{:.2f}x compute at equal loss  [{:.2f}, {:.2f}], {} pairs".format(*found.multiplier, len(found.pairs)))
         for arm, found in demo.multipliers.items()
     ]
     at = PENALTY_FLOPS[np.argmin(np.abs(np.log(PENALTY_FLOPS / 1e26)))]

@@ -113,17 +113,17 @@ def train_members(
     static: step.Static, devices: int, states: step.TrainState, data: step.Data, hypers: step.Hyper, count: Array
 ) -> tuple[step.TrainState, step.Metrics]:
     """`step.train_steps` of M members: states, hypers (but AXES), `data.order` and metrics have a leading M axis, cut over `devices`."""
-    stream, teacher = data.stream, data.teacher
+    stream, others = data.stream, (data.teacher, data.dead)
 
-    def member(state: step.TrainState, order: Array, hyper: step.Hyper, stream: Array, teacher: Any, count: Array):
-        return step.train_steps(static, state, step.Data(stream, order, teacher), hyper, count)
+    def member(state: step.TrainState, order: Array, hyper: step.Hyper, stream: Array, others: Any, count: Array):
+        return step.train_steps(static, state, step.Data(stream, order, *others), hyper, count)
 
     work = jax.vmap(member, in_axes=(0, 0, AXES, None, None, None))
     if devices > 1:
         own, same = PartitionSpec("data"), PartitionSpec()
         split = step.Hyper._make(own if axis == 0 else same for axis in AXES)
         work = jax.shard_map(work, mesh=data_mesh(devices), in_specs=(own, own, split, same, same, same), out_specs=own, check_vma=False)
-    return work(states, data.order, hypers, stream, teacher, count)
+    return work(states, data.order, hypers, stream, others, count)
 
 
 class Ensemble:

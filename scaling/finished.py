@@ -106,6 +106,8 @@ def static_of(config: RunConfig, layout: Layout | int = 1, teacher: RunConfig | 
         teacher=teacher.model if teacher else None,
         kernels=config.kernels,
         teacher_precision=teacher.precision if teacher else "fp32",
+        handicap_data=config.handicap_data,
+        handicap_structure=config.handicap_structure,
     )
 
 

@@ -7,45 +7,132 @@ difference. Only the law's local slope enters, so that its misfit at a size canc
 
 from __future__ import annotations
 
-import dataclasses
+import math
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress, norm
+from scipy.stats import t as student
 
+import fits
 from fits.curve import Curve
 from fits.laws.base import Law
 from scaling.errors import InputError
+from scaling.measured import UNKNOWN, Band, Measurement
 
 PAIRED_BY = ["width", "budget", "seed"]
+OTHERWISE = ["params", "tokens", "seed"]  # where a table has no widths and budgets
 RESAMPLES = 2000
 _LOG_RANGE = 7.0  # beyond 1/1000 or 1000 a multiplier is called 0 or infinite: the variant is beyond what the law can reach
 
 
-@dataclasses.dataclass(frozen=True)
-class Multiplier:
-    """Geometric mean over pairs with its 95% interval (bootstrap over pairs and over the curve's draws), and the pairs."""
+def measure_pairs(
+    baseline: pd.DataFrame, variant: pd.DataFrame, *, curve: Curve | None = None, level: float = 0.95, seed: int = 0
+) -> Measurement:
+    """The compute multiplier of `variant` over `baseline`: geometric mean over pairs, by the baseline's `curve` (fitted to its runs if not given).
 
-    value: float
-    low: float
-    high: float
-    pairs: pd.DataFrame  # width, budget, seed, flops, loss, baseline_loss, multiplier
-
-
-def measure_multiplier(curve: Curve, baseline: pd.DataFrame, variant: pd.DataFrame, seed: int = 0) -> Multiplier:
-    """The compute multiplier of `variant` over `baseline` (run tables with width, budget, seed), by the baseline's fitted `curve`."""
-    pairs = variant.merge(baseline, on=PAIRED_BY, suffixes=("", "_baseline"))
-    pairs = pairs[(pairs["status"] == "done") & (pairs["status_baseline"] == "done")].reset_index(drop=True)
-    if pairs.empty:
-        raise InputError("multiplier: no run of the variant has a baseline run of the same width, budget and seed")
+    The interval is a bootstrap over pairs and over the curve's draws, its distances widened by Student's t for the few pairs.
+    """
+    pairs, by = _paired(baseline, variant)
+    if curve is None:
+        curve = fits.fit("chinchilla", baseline, bootstrap=RESAMPLES // 2, seed=seed)
     logs = _log_multipliers(curve.law, curve.vector[None], pairs)[0]
     generator = np.random.Generator(np.random.Philox(key=seed))
     draws = curve.draws if curve.draws is not None else curve.vector[None]
     by_draw = _log_multipliers(curve.law, draws[generator.integers(len(draws), size=RESAMPLES)], pairs)
     chosen = generator.integers(len(pairs), size=by_draw.shape)
     means = np.take_along_axis(by_draw, chosen, axis=1).mean(axis=1)
-    low, high = np.exp(np.quantile(means, [0.025, 0.975], method="inverted_cdf"))  # which takes infinite means as they are
-    table = pairs[[*PAIRED_BY, "flops", "loss"]].assign(baseline_loss=pairs["loss_baseline"], multiplier=np.exp(logs))
-    return Multiplier(float(np.exp(logs.mean())), float(low), float(high), table)
+    table = pairs[[*by, "flops", "loss"]].assign(
+        baseline_flops=pairs["flops_baseline"], baseline_loss=pairs["loss_baseline"], multiplier=np.exp(logs)
+    )
+    slope, p = _scale(table, level)
+    return Measurement(
+        method="pairs",
+        model=f"pairs of equal {', '.join(by)}, by the baseline's {curve.law.name}",
+        multiplier=_widened(float(logs.mean()), means, len(pairs), level),
+        structure=UNKNOWN,
+        data=UNKNOWN,
+        scale=slope,
+        scale_p=p,
+        level=level,
+        loss=float(table["baseline_loss"].median()),
+        overlap=None,
+        levels=_by_budget(table, level),
+        tests=pd.DataFrame(),
+        pairs=table,
+        runs=(len(baseline), len(variant)),
+        notes=["one pair: the interval does not hold the noise between runs"] if len(pairs) == 1 else [],
+    )
+
+
+def pairs_by(baseline: pd.DataFrame, variant: pd.DataFrame) -> list[str]:
+    """The columns by which runs of both tables can be paired; none where they lack them."""
+
+    def known(name: str) -> bool:
+        return all(name in table and table[name].notna().all() for table in (baseline, variant))
+
+    return next((by for by in (PAIRED_BY, OTHERWISE) if all(map(known, by))), [])
+
+
+def count_pairs(baseline: pd.DataFrame, variant: pd.DataFrame) -> int:
+    """How many runs of the variant have a run of the baseline to be compared with."""
+    by = pairs_by(baseline, variant)
+    return len(variant.merge(baseline, on=by)) if by else 0
+
+
+def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    by = pairs_by(baseline, variant)
+    if not by:
+        raise InputError(f"multiplier: pairs need the columns {', '.join(PAIRED_BY)} or {', '.join(OTHERWISE)} in both tables")
+    pairs = variant.merge(baseline, on=by, suffixes=("", "_baseline"))
+    for name in {"params", "tokens"} & {*by}:
+        pairs[f"{name}_baseline"] = pairs[name]
+    if "status" in pairs and "status_baseline" in pairs:
+        pairs = pairs[(pairs["status"] == "done") & (pairs["status_baseline"] == "done")].reset_index(drop=True)
+    if pairs.empty:
+        raise InputError(f"multiplier: no run of the variant has a baseline run of the same {', '.join(by)}")
+    return pairs, by
+
+
+def _widened(mean: float, means: np.ndarray, count: int, level: float) -> Band:
+    """exp of the mean and of the resampled means' percentiles, which may be infinite."""
+    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    if count > 1 and math.isfinite(mean):
+        wider = student.ppf((1 + level) / 2, count - 1) / norm.ppf((1 + level) / 2) * math.sqrt(count / (count - 1))
+        ends = mean + wider * (ends - mean)
+    low, high = np.exp(ends)
+    return Band(float(np.exp(mean)), float(low), float(high))
+
+
+def _cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds of a cell: log multiplier, log10 of the baseline's compute."""
+    logs = table.assign(log=np.log(table["multiplier"]), decade=np.log10(table["baseline_flops"]))
+    return logs.groupby([name for name in (*PAIRED_BY, *OTHERWISE) if name in table and name != "seed"])[["log", "decade"]].mean()
+
+
+def _scale(table: pd.DataFrame, level: float) -> tuple[Band, float]:
+    """Slope of ln multiplier per decade over cells, with its t interval and p value."""
+    cells = _cells(table)
+    if len(cells) < 3 or not np.isfinite(cells["log"]).all() or np.ptp(cells["decade"]) == 0:
+        return Band(math.nan, -math.inf, math.inf), math.nan
+    found = linregress(cells["decade"], cells["log"])
+    half = float(student.ppf((1 + level) / 2, len(cells) - 2) * found.stderr)
+    return Band(float(found.slope), float(found.slope) - half, float(found.slope) + half), float(found.pvalue)
+
+
+def _by_budget(table: pd.DataFrame, level: float) -> pd.DataFrame:
+    """The mean over the pairs of a budget (or of one compute of the baseline), with its t interval where there are two and more."""
+    key = "budget" if "budget" in table else "baseline_flops"
+    rows = []
+    for _, part in table.groupby(key):
+        logs, count = np.log(part["multiplier"].to_numpy(float)), len(part)
+        mean, half = float(logs.mean()), math.inf
+        if count > 1 and np.isfinite(logs).all():
+            half = float(student.ppf((1 + level) / 2, count - 1) * logs.std(ddof=1) / math.sqrt(count))
+        row = {"loss": part["baseline_loss"].mean(), "baseline_flops": part["baseline_flops"].mean(), "variant_flops": part["flops"].mean()}
+        row |= {"multiplier": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(min(700.0, mean + half)), "pairs": count}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _log_multipliers(law: Law, constants: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:

@@ -21,6 +21,7 @@ from scipy.optimize import brentq, minimize_scalar
 from fits import frontier
 from fits.curve import Allocation, Curve
 from fits.laws.chinchilla import CHINCHILLA
+from scaling.comparability import check_same_text
 from scaling.errors import InputError
 from scaling.repetition import REPETITION_HALF_LIFE, effective_tokens, tokens_with_effect
 
@@ -120,6 +121,7 @@ def compute_penalty(
     served_tokens: float = 0.0,
     throughput: float = 1.0,
     inputs: Mapping[str, float] | None = None,
+    force: bool = False,
 ) -> Penalty:
     """The follower's compute over the leader's at the loss that `flops` of training buy the leader.
 
@@ -130,8 +132,9 @@ def compute_penalty(
     follower's N is this multiple of its optimum at the same compute. served_tokens: each lab serves so many, at 2 N FLOP
     each, and allocates for the least sum of training and serving. throughput: the leader's FLOP per chip and hour over the follower's (chip,
     utilisation, links), which costs hours and dollars and no FLOP. inputs: what a law takes beside size and tokens (experts, bits, ...), of
-    both sides. Raises InputError.
+    both sides. force: compare curves of different corpora or tokenizers, which is refused otherwise. Raises InputError.
     """
+    check_same_text(curve, follower or curve, force=force)
     values = {"flops": flops, "structure": structure, "data": data, "overtraining": overtraining, "allocation_error": allocation_error}
     values |= {"throughput": throughput}
     unique = math.inf if unique_tokens is None else unique_tokens

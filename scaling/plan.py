@@ -15,7 +15,7 @@ from models.config import ConfigError, ModelConfig
 from scaling import recipe
 from scaling.errors import InputError
 from scaling.plan_tables import SHAPE_KEYS, TRAIN_KEYS, Arm, Budgets, Ladder, Run, Train, given
-from scaling.run import RunConfig, applicable, without_effect
+from scaling.run import HANDICAPS, RunConfig, applicable, without_effect
 from scaling.toml_files import Strict, read_toml, validated
 
 BYTES = 256  # symbols of a corpus of bytes
@@ -31,7 +31,7 @@ class Job:
 
     @property
     def flops(self) -> float:
-        return models.training_flops(self.config.model).training * self.config.tokens_trained
+        return self.config.flops_per_token * self.config.tokens_trained
 
 
 class Plan(Strict):
@@ -114,35 +114,42 @@ class Plan(Strict):
         rates = table.learning_rates or (None if "learning_rate" in own else self.train.learning_rates)
         return [fields | {"learning_rate": rate} for rate in rates] if rates else [fields]
 
+    def _handicaps(self, table: Arm | Run) -> tuple[int, int]:
+        """Of data and of structure."""
+        fields = given(self.train, HANDICAPS) | given(table, HANDICAPS)
+        data, structure = (fields.get(name, 1) for name in HANDICAPS)
+        return data, structure
+
     def _shapes(self, arm: Arm, budget: float, holdout: bool, vocab_size: int) -> list[tuple[ModelConfig, int]]:
         assert self.ladder is not None
         assert self.budgets is not None
         own: dict[str, Any] = {"context": self.ladder.context, "vocab_size": vocab_size} | given(arm, SHAPE_KEYS)
+        data, structure = self._handicaps(arm)
         shapes = []
         for width in arm.widths or self.ladder.widths:
             shape = models.ladder(width, **own)
-            tokens = int(budget / models.training_flops(shape).training)
-            if tokens >= recipe.MIN_STEPS * shape.context:
+            tokens = int(budget / (models.training_flops(shape).training * structure))
+            if tokens >= recipe.MIN_STEPS * shape.context * data:
                 shapes.append((shape, tokens))
         if not shapes:
             raise InputError(
                 f"no width leaves {recipe.MIN_STEPS} steps; raise the budget or add a smaller width than {min(arm.widths or self.ladder.widths)}"
             )
         wanted = arm.sizes or (self.budgets.holdout_sizes if holdout else self.budgets.sizes) or len(shapes)
-        aim = math.log(self.budgets.tokens_per_param)
+        aim = math.log(structure * (arm.tokens_per_param or self.budgets.tokens_per_param))
         kept = sorted(shapes, key=lambda shape: abs(math.log(shape[1] / models.count_params(shape[0]).active) - aim))[:wanted]
         return sorted(kept, key=lambda shape: shape[0].width)
 
     def _listed(self, run: Run, vocab_size: int) -> list[Job]:
         own: dict[str, Any] = {"vocab_size": vocab_size} | given(run, SHAPE_KEYS)
         shape = ModelConfig(**own) if {"layers", "heads"} <= own.keys() else models.ladder(own.pop("width"), **own)
-        flops = models.training_flops(shape).training
-        tokens = run.tokens or int((run.flops or 0.0) / flops)
+        _, structure = self._handicaps(run)
+        tokens = run.tokens or int((run.flops or 0.0) / (models.training_flops(shape).training * structure))
         seeds = self.train.seeds if run.seed is None else [run.seed]
         configs = [
             RunConfig(shape, tokens, self.corpus, seed=s, arm=run.arm, **fields) for fields in self._fields(run, shape) for s in seeds
         ]
-        return [Job(config, run.budget or run.flops or flops * config.tokens_trained, run.holdout) for config in configs]
+        return [Job(config, run.budget or run.flops or config.flops_per_token * config.tokens_trained, run.holdout) for config in configs]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,8 @@ class Budgets(Strict):
     """Training FLOP of each isoFLOP profile. `holdout` budgets are trained like the others and kept out of fits.
 
     Of the ladder's widths the `sizes` (`holdout_sizes`) nearest to `tokens_per_param` are trained at each budget, and all
-    where the key is absent. A width is left out where the budget gives it fewer than the recipe's least number of steps.
+    where the key is absent. A width is left out where the budget gives it fewer than the recipe's least number of steps. A handicapped
+    arm's budget pays for its dead compute and zero-weight tokens too, and its tokens per parameter count them on both sides.
     """
 
     flops: list[PositiveFloat] = pydantic.Field(min_length=1)
@@ -83,13 +84,14 @@ class _Rated(Strict):
 class Arm(_Rated, _ArmKeys):
     """A way of working: what differs from the plan's [train] and from a dense model of the ladder, any field of a run or a model.
 
-    `budgets` and `widths` are those that it is made at (default: all of the plan), `sizes` and `seeds` its own.
+    `budgets` and `widths` are those that it is made at (default: all of the plan), `sizes`, `tokens_per_param` and `seeds` its own.
     """
 
     name: str = pydantic.Field(min_length=1)
     budgets: list[PositiveFloat] | None = None
     widths: list[PositiveInt] | None = None
     sizes: PositiveInt | None = None
+    tokens_per_param: PositiveFloat | None = None
     seeds: Seeds | None = None
 
 

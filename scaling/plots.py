@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fits.curve import Curve
-from scaling.multipliers import Multiplier
+from scaling.measured import Measurement
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2",
@@ -161,27 +161,28 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
 
 
 @_styled
-def multiplier_figure(multipliers: dict[str, Multiplier], names: dict[str, str]) -> Figure:
+def multiplier_figure(multipliers: dict[str, Measurement], names: dict[str, str]) -> Figure:
     """Compute multiplier of each variant: pairs of runs as points along the budget, their mean with its interval beside them."""
     figure, (axis,) = _axes()
     colours = dict(zip(multipliers, (ORANGE, GREEN, PURPLE, SKY), strict=False))
     budgets = sorted({budget for found in multipliers.values() for budget in found.pairs["budget"]})
     for shift, (arm, found) in enumerate(multipliers.items()):
+        mean = found.multiplier
         offset = 1 + 0.12 * (shift - (len(multipliers) - 1) / 2)
         axis.plot(found.pairs["budget"] * offset, found.pairs["multiplier"], "o", color=colours[arm], alpha=0.6)
         place = max(budgets) * (2.0 + 0.9 * shift)
         axis.errorbar(
             [place],
-            [found.value],
-            [[found.value - found.low], [found.high - found.value]],
+            [mean.value],
+            [[mean.value - mean.low], [mean.high - mean.value]],
             fmt="D",
             color=colours[arm],
             capsize=5,
             markersize=7,
         )
         axis.annotate(
-            f"{names.get(arm, arm)}\n{found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]",
-            (place, found.high),
+            f"{names.get(arm, arm)}\n{mean.value:.2f}\n[{mean.low:.2f}, {mean.high:.2f}]",
+            (place, mean.high),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",

@@ -49,7 +49,7 @@ def in_order(jobs: Sequence[Job], seconds: dict[Job, float], made: Sequence[Job]
 
 
 def _size(job: Job) -> float:
-    return float(models.count_params(job.config.model).active)
+    return float(models.count_params(job.config.model).active * job.config.handicap_structure)
 
 
 def _tokens(job: Job) -> float:

@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from models.accounting import REMAT
+from models.accounting import REMAT, training_flops
 from models.config import ModelConfig
 from models.fields import check_fields
 from models.precision import policy
@@ -22,8 +22,9 @@ from scaling.schedules import SCHEDULES
 # 3: routers' means are over exactly the last tenth of the steps; teachers keep their own format; `emulate` is no part of a run.
 NUMERICS_VERSION = 3
 
+HANDICAPS = ("handicap_data", "handicap_structure")
 # Fields that came after runs were kept, whose default is what was done before.
-ADDED_LATER = ("unique_tokens",)
+ADDED_LATER = ("unique_tokens", *HANDICAPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,11 @@ class RunConfig:
     `teacher` is the folder of a finished run (`scaling.train(..., save=FOLDER)`): the loss is then `distill_weight` parts of its
     distribution, in its own number format, at `temperature`, the rest the data's; both learn from one corpus. `balance_loss`, `z_loss` and `bias_rate` are the routers'. `emulate` lets a
     number format run on an accelerator without units for it (on a CPU that needs no asking). `kernels` uses the compiled CPU kernels
-    (`models.kernels`), which need a C++ compiler and round differently from plain JAX. InputError for a value other than the default of
+    (`models.kernels`), which need a C++ compiler and round differently from plain JAX.
+
+    `handicap_data` = k and `handicap_structure` = m make of a run one that reaches the same loss with k times the tokens and m times the
+    parameters, exactly: see `scaling.step`. What learns is `model` on `tokens` / k, the live run, from which steps, batch and rates
+    follow; `tokens`, and the record's parameters and FLOP, count all that is computed. InputError for a value other than the default of
     what changes nothing beside the rest (`without_effect`).
     """
 
@@ -70,11 +75,13 @@ class RunConfig:
     emulate: bool = False
     kernels: bool = False
     unique_tokens: int | None = None
+    handicap_data: int = 1
+    handicap_structure: int = 1
 
     def __post_init__(self) -> None:
         check_fields(self, InputError, "run: ")
         _require(0 <= self.seed < 2**31, "seed must be a whole number from 0 to 2^31 - 1", self, "seed")
-        for name in ("tokens", "micro_batch", "epochs", "validation_tokens"):
+        for name in ("tokens", "micro_batch", "epochs", "validation_tokens", *HANDICAPS):
             _require(getattr(self, name) >= 1, f"{name} must be a positive whole number", self, name)
         policy(self.precision)
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("remat", REMAT)):
@@ -89,18 +96,22 @@ class RunConfig:
             _require(getattr(self, name) >= 0, f"{name} must be 0 or more", self, name)
         _require(0 <= self.distill_weight <= 1, "distill_weight is a share of the loss, 0 to 1", self, "distill_weight")
         _require(self.temperature > 0, "temperature must be positive", self, "temperature")
+        for name in HANDICAPS:
+            _require(getattr(self, name) == 1 or self.teacher is None, f"{name} is for runs without a teacher", self, name)
+        live_tokens = self.tokens // self.handicap_data
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", recipe.learning_rate(self.tokens))
+            object.__setattr__(self, "learning_rate", recipe.learning_rate(live_tokens))
         _require(self.peak > 0, "learning_rate must be positive", self, "learning_rate")
         if self.batch is None:
-            object.__setattr__(self, "batch", recipe.batch_sequences(self.tokens, self.model.context))
+            object.__setattr__(self, "batch", recipe.batch_sequences(live_tokens, self.model.context))
         _require(self.sequences >= 1, "batch must be at least 1", self, "batch")
         if self.micro_batch > self.sequences:
             object.__setattr__(self, "micro_batch", self.sequences)
         _require(self.sequences % self.micro_batch == 0, f"batch = {self.batch} is not a multiple of micro_batch", self, "micro_batch")
+        times = f" times handicap_data = {self.handicap_data}" if self.handicap_data > 1 else ""
         _require(
             self.steps >= recipe.MIN_STEPS,
-            f"tokens give {self.steps} steps of {self.sequences} x {self.model.context} tokens; at least {recipe.MIN_STEPS} are needed",
+            f"tokens give {self.steps} steps of {self.sequences} x {self.model.context} tokens{times}; at least {recipe.MIN_STEPS} are needed",
             self,
             "tokens",
         )
@@ -120,16 +131,26 @@ class RunConfig:
         return self.learning_rate
 
     @property
+    def step_tokens(self) -> int:
+        """Of one step, those of zero weight included."""
+        return self.sequences * self.model.context * self.handicap_data
+
+    @property
     def steps(self) -> int:
-        return self.tokens // (self.sequences * self.model.context)
+        return self.tokens // self.step_tokens
 
     @property
     def tokens_trained(self) -> int:
-        return self.steps * self.sequences * self.model.context
+        return self.steps * self.step_tokens
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of training: the exact count, dead compute included."""
+        return training_flops(self.model).training * self.handicap_structure
 
     @property
     def micro_batches(self) -> int:
-        """Of one step."""
+        """Of one step, those that count."""
         return self.sequences // self.micro_batch
 
     @property

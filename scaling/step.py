@@ -3,6 +3,11 @@
 Everything here is a pure function of arrays. One compilation serves every learning rate, horizon, seed and batch of a shape:
 they are traced numbers, and a step runs as many micro-batches as its batch holds. The micro-batches of a step are shared out over
 the devices of a layout (`models.sharding`); what one micro-batch computes does not depend on the layout.
+
+A run may carry a handicap that is exact by construction, so that a compute penalty is known before it is measured. With `handicap_data` = k a
+step holds, beside its live micro-batches, k - 1 times as many whose loss has weight zero; means are over the live ones. With
+`handicap_structure` = m there are m - 1 networks of the same shape beside the live one, connected to nothing, whose gradient is computed on all
+the step's text and only measured. So a law L(N, D) of live runs becomes L(N/m, D/k) of nominal parameters and tokens, at m k times the FLOP.
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ class Static:
     teacher: ModelConfig | None = None
     kernels: bool = False
     teacher_precision: str = "fp32"
+    handicap_data: int = 1
+    handicap_structure: int = 1
 
     @property
     def devices(self) -> int:
@@ -69,7 +76,7 @@ class Hyper(NamedTuple):
     bias_rate: Array
     distill_weight: Array
     temperature: Array
-    micro_batches: Array  # per step
+    micro_batches: Array  # per step, those of zero weight not counted
 
 
 class LossScale(NamedTuple):
@@ -92,18 +99,23 @@ class TrainState(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The training stream, the order in which its sequences are seen (sequence i starts at order[i] * context), and a teacher's weights.
+    """The training stream, the order in which its sequences are seen (sequence i starts at order[i] * context), and weights that stay as they are.
 
+    Those of a teacher, and of `dead` networks (`dead_networks`).
     Of a large corpus the stream is the rows (sequences, context + 1) that the run reads, and `order` tells which row comes when.
     """
 
     stream: Array
     order: Array
     teacher: tuple[Params, nnx.State] | None = None
+    dead: tuple[tuple[Params, nnx.State], ...] = ()
 
 
 class Metrics(NamedTuple):
-    """What a step measured: mean loss (nats a token, without auxiliary terms), gradient norm, learning rate, and the routers, by layer."""
+    """What a step measured: mean loss (nats a token, without auxiliary terms), gradient norm, learning rate, and the routers, by layer.
+
+    `dead` is the norm of the dead networks' gradients; because it is asked for, XLA cannot leave them out. None where there are none.
+    """
 
     loss: Array
     gradient_norm: Array
@@ -111,6 +123,7 @@ class Metrics(NamedTuple):
     load_LE: Array
     entropy_L: Array
     dropped_L: Array
+    dead: Array | None = None
 
 
 def new_model(static: Static, seed: ArrayLike) -> Transformer:
@@ -141,6 +154,12 @@ def _initial(static: Static, seed: ArrayLike) -> TrainState:
     zero = jnp.zeros((), jnp.int32)
     scale = LossScale(jnp.float32(LARGEST_SCALE if static.loss_scaling else 1.0), zero, zero)
     return TrainState(params, router, optimizer(static.optimizer, static.model).init(params), scale, zero, zero - 1)
+
+
+def dead_networks(static: Static, seed: int) -> tuple[tuple[Params, nnx.State], ...]:
+    """Initial weights of the networks beside the live one: those of other seeds."""
+    states = [initialise(static, jnp.int32((seed + place) % 2**31)) for place in range(1, static.handicap_structure)]
+    return tuple((state.params, state.router) for state in states)
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
@@ -204,14 +223,22 @@ def train_steps(static: Static, state: TrainState, data: Data, hyper: Hyper, cou
     def step(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, history = carry
         gradients, loss, routers = _mean_gradients(static, state, data, hyper)
+        dead = _dead_norm(static, state, data, hyper) if data.dead else None
         state, measured = _moved(static, state, hyper, gradients, loss, routers)
+        measured = measured._replace(dead=dead)
         return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), history, measured)
 
     L, E = static.model.layers, static.model.experts
     per_layer = L if static.model.is_moe else 0
     shapes = ((), (), (), (L, E), (per_layer,), (per_layer,))
-    history = Metrics(*(jnp.zeros((STEPS_PER_CALL, *shape)) for shape in shapes))
+    history = Metrics(*(jnp.zeros((STEPS_PER_CALL, *shape)) for shape in shapes), dead=jnp.zeros(STEPS_PER_CALL) if data.dead else None)
     return jax.lax.fori_loop(0, count, step, (state, history))
+
+
+def _dead_norm(static: Static, state: TrainState, data: Data, hyper: Hyper) -> Array:
+    """Norm of the dead networks' gradients on the text of the step."""
+    gradients = [_mean_gradients(static, state._replace(params=p, router=r), data, hyper)[0] for p, r in data.dead]
+    return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
 
 
 def _mean_gradients(static: Static, state: TrainState, data: Data, hyper: Hyper) -> tuple[Params, Array, tuple[Array, Array, Array]]:
@@ -238,15 +265,34 @@ def _device_gradients(static: Static, state: TrainState, data: Data, hyper: Hype
         first = first + batch_share() * share * rows
 
     def micro_batch(j: Array, total):
-        seen = (first + j * rows + jnp.arange(rows)) % data.order.shape[0]
-        part = gradient(state.params, state.router, static, data, hyper, state.scale.factor, data.order[seen])
-        return jax.tree.map(jnp.add, total, part)
+        start, factor = first + j * rows, state.scale.factor
+        if static.handicap_data > 1:
+            start, weight = _unless_dead(static, state, hyper, start, share, j)
+            factor = factor * weight
+        seen = (start + jnp.arange(rows)) % data.order.shape[0]
+        gradients, measured = gradient(state.params, state.router, static, data, hyper, factor, data.order[seen])
+        if static.handicap_data > 1:
+            measured = jax.tree.map(lambda x: x * weight, measured)
+        return jax.tree.map(jnp.add, total, (gradients, measured))
 
-    total = jax.lax.fori_loop(0, share, micro_batch, _zeros(static, state))
+    count = share if static.handicap_data == 1 else share * static.handicap_data
+    total = jax.lax.fori_loop(0, count, micro_batch, _zeros(static, state))
     if static.devices > 1:
         total = total_gradient(total[0], specs(state.params, static.layout)), batch_total(total[1])
     gradients, (loss, routers) = jax.tree.map(lambda x: x / hyper.micro_batches, total)
     return gradients, loss, routers
+
+
+def _unless_dead(static: Static, state: TrainState, hyper: Hyper, start: Array, share: Array, j: Array) -> tuple[Array, Array]:
+    """Where the sequences of a device's j-th micro-batch begin in the order of the data, and what the micro-batch weighs: 1 for the live, 0 for the rest.
+
+    The live ones come first and are those of the run without a handicap. The others follow in the order of the data after all live ones of the run.
+    """
+    more, rows = static.handicap_data - 1, static.micro_batch
+    dead = (hyper.steps + state.step * more) * hyper.micro_batches * rows + (j - share) * rows
+    if static.devices > 1:
+        dead = dead + batch_share() * share * more * rows
+    return jnp.where(j < share, start, dead), (j < share).astype(jnp.float32)
 
 
 def _zeros(static: Static, state: TrainState):

@@ -136,7 +136,8 @@ def prepare(config: RunConfig, devices: int | None = None, layout: Layout | None
     check_memory(memory, available_memory())
     static = static_of(config, layout, teacher.config if teacher else None)
     stream, (order,) = training_data(config, corpus, [config.seed])
-    data = step.Data(jnp.asarray(stream), jnp.asarray(order), (teacher.params, teacher.router) if teacher else None)
+    taught = (teacher.params, teacher.router) if teacher else None
+    data = step.Data(jnp.asarray(stream), jnp.asarray(order), taught, step.dead_networks(static, config.seed))
     data = placed(data, layout)
     identity = run_id(config, corpus.id, threads(), str(layout), teacher.record["run_id"] if teacher else None)
     return Job(config, corpus, static, data, hyper(config), identity, unique, memory, teacher)
@@ -158,6 +159,7 @@ def predicted_memory(
         teacher=teacher,
         layout=layout,
         copies=members * here,
+        dead=config.handicap_structure - 1,
         corpus_bytes=data_bytes(config, corpus) * here,
         platform=platform,
     )
@@ -261,7 +263,7 @@ class Run:
             found = evaluation.validation(job.static, self.state.params, self.state.router, job.corpus, config.validation_tokens)
         finite = found is not None and math.isfinite(found.loss)
         reason = "" if finite else f"the loss or its gradient was not finite at step {config.steps if diverged is None else diverged}"
-        rate = self.timed_steps * config.sequences * config.model.context / self.seconds if self.seconds else 0.0
+        rate = self.timed_steps * config.step_tokens / self.seconds if self.seconds else 0.0
         routers = self._router_summary() if finite else None
         curve = [float(part.mean()) for part in np.array_split(np.array(self.losses)[:, 0], CURVE_POINTS) if part.size]
         return RunRecord(
@@ -276,7 +278,7 @@ class Run:
             compile_seconds=compile_seconds,
             evaluation_seconds=time.perf_counter() - started,
             tokens_per_second=rate,
-            flops_per_second=rate * models.training_flops(config.model).training,
+            flops_per_second=rate * config.flops_per_token,
             train_loss=[value for value in curve if math.isfinite(value)],
             expert_load_max=max(max(layer["load"]) for layer in routers) * config.model.experts if routers else None,
             flops_realised=realised_flops(config, routers, self.done),
@@ -322,7 +324,7 @@ def realised_flops(config: RunConfig, routers: list[dict[str, Any]] | None, step
         per_token = float(np.mean([expert_rows(config.model, rows, load) for load in loads])) / rows
     count = models.training_flops(config.model, expert_rows_per_token=per_token)
     again = recompute_flops(config.model, config.remat, expert_rows_per_token=per_token)
-    return (count.training + again) * steps * config.sequences * config.model.context
+    return (count.training + again) * config.handicap_structure * steps * config.step_tokens
 
 
 def sequence_order(config: RunConfig, corpus: Corpus, seed: int) -> np.ndarray:
@@ -350,7 +352,7 @@ def training_data(config: RunConfig, corpus: Corpus, seeds: Sequence[int]) -> tu
 def _rows(config: RunConfig, corpus: Corpus) -> tuple[int, int]:
     """Sequences that a run reads of a corpus that is not resident, and rows kept for them."""
     available = (corpus.train_tokens - 1 if config.unique_tokens is None else config.unique_tokens) // config.model.context
-    count = min(config.steps * config.sequences, available)
+    count = min(config.tokens_trained // config.model.context, available)
     return count, count if count == available else 1 << (count - 1).bit_length()
 
 
@@ -383,20 +385,20 @@ def identity(job: Job) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
     config, device = job.config, jax.devices()[0]
     params, flops, format_ = models.count_params(config.model), models.training_flops(config.model), policy(config.precision)
-    teacher = job.teacher
+    teacher, networks = job.teacher, config.handicap_structure
     return {
         "run_id": job.id,
         "corpus": job.corpus.id,
         "arm": config.arm,
         "precision": config.precision,
         "seed": config.seed,
-        "params": params.total,
-        "active_params": params.active,
-        "non_embedding_params": params.non_embedding,
+        "params": params.total * networks,
+        "active_params": params.active * networks,
+        "non_embedding_params": params.non_embedding * networks,
         "tokens": config.tokens_trained,
         "unique_tokens": job.unique_tokens,
-        "flops": flops.training * config.tokens_trained,
-        "flops_causal": flops.training_causal * config.tokens_trained,
+        "flops": config.flops_per_token * config.tokens_trained,
+        "flops_causal": flops.training_causal * networks * config.tokens_trained,
         "width": config.model.width,
         "layers": config.model.layers,
         "experts": config.model.experts,

@@ -24,6 +24,8 @@ def shape_of(config: RunConfig) -> tuple:
         config.remat,
         config.teacher,
         config.kernels,
+        config.handicap_data > 1,
+        config.handicap_structure,
     )
 
 
@@ -38,6 +40,7 @@ def host_bytes(config: RunConfig) -> int:
         optimizer=config.optimizer,
         remat=config.remat,
         kernels=config.kernels,
+        dead=config.handicap_structure - 1,
         corpus_bytes=data_bytes(config, _corpus(config.corpus)),
     ).total
 

@@ -54,7 +54,6 @@ def measure(config: dict[str, Any], seconds: float) -> dict[str, Any]:
     """{"timing": [training FLOP a second, seconds until the first step]} from `seconds` of a run's first steps, or {"failed": reason}."""
     import jax.numpy as jnp
 
-    import models
     from scaling import step, training
 
     run_config = RunConfig.from_dict(config)
@@ -72,8 +71,7 @@ def measure(config: dict[str, Any], seconds: float) -> dict[str, Any]:
             more *= 2
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
-    tokens = run.timed_steps * run_config.sequences * run_config.model.context
-    return {"timing": [models.training_flops(run_config.model).training * tokens / run.seconds, setup]}
+    return {"timing": [run_config.flops_per_token * run_config.step_tokens * run.timed_steps / run.seconds, setup]}
 
 
 def _reachable(folder: str | None) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -82,17 +82,17 @@ class Architecture:
         """Parameters of one feed-forward block of this width."""
         return self.ffn_matrices * self.width * width
 
-    @property
+    @cached_property
     def attention_params(self) -> int:
         """Parameters of the projections of one layer."""
         return sum(inputs * outputs for inputs, outputs, _ in self.attention_matrices())
 
-    @property
+    @cached_property
     def expert_params(self) -> float:
         """Parameters of all routed experts of all layers."""
         return self.moe_layers * self.experts * self.ffn_params(self.expert_width)
 
-    @property
+    @cached_property
     def dense_params(self) -> float:
         """Parameters of the layers that every token uses: projections, dense and shared blocks, routers."""
         dense = (self.layers - self.moe_layers) * self.ffn_params(self.ffn_width)
@@ -170,6 +170,15 @@ def from_params(params: float, vocab: int = 50304) -> Architecture:
     layers = max(1, round((params - 2 * vocab * width) / (12 * width**2)))
     heads = max(1, width // 128)
     return Architecture(layers, width, heads, heads, width // heads, 4 * width, vocab, ffn_matrices=2)
+
+
+def divisible(params: float, vocab: int = 50304) -> Architecture:
+    """As `from_params`, with a width that is a multiple of 1,024, so that heads divide among many chips."""
+    rough = from_params(params, vocab)
+    width = max(1024, 1024 * round(rough.width / 1024))
+    layers = max(1, round((params - 2 * vocab * width) / (12 * width**2)))
+    heads = width // 128
+    return Architecture(layers, width, heads, heads, 128, 4 * width, vocab, ffn_matrices=2, name=f"dense {params / 1e9:.3g}B")
 
 
 @cache

@@ -6,6 +6,7 @@ Every figure is for the busiest pipeline stage of one chip, all micro-batches of
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from scaling.hardware.devices import Device
 from scaling.hardware.workload import Workload
@@ -25,13 +26,19 @@ def again(work: Workload) -> tuple[float, float]:
 
 def waste(rows: float, columns: float, dev: Device) -> float:
     """Time lost over time used, because tiles do not fill the last wave of the units or stand over the edge."""
-    least = math.inf
     if dev.units == 1:  # systolic arrays: edges are padded to the array's width
         size = 256 if "v6" in dev.name or "v7" in dev.name else 128
         return (math.ceil(rows / 8) * 8 / rows) * (math.ceil(columns / size) * size / columns) - 1
+    return _unfilled(rows, columns, dev.units)
+
+
+@lru_cache(maxsize=1 << 16)
+def _unfilled(rows: float, columns: float, units: int) -> float:
+    """`waste` on chips of many units; a search of layouts meets the same shapes again and again."""
+    least = math.inf
     for (m, n), cost in zip(TILES, TILE_COST, strict=True):
         tiles = math.ceil(rows / m) * math.ceil(columns / n)
-        waves = math.ceil(tiles / dev.units) * dev.units
+        waves = math.ceil(tiles / units) * units
         least = min(least, cost * waves * m * n / (rows * columns))
     return min(least - 1, 50.0)
 

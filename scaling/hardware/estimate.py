@@ -133,38 +133,21 @@ def estimate_training(
     A layout that does not divide the job, or does not fit in memory unless `allow_overflow`, raises InputError with the numbers.
     """
     found = find_chip(chip)
-    arch = preset(model) if isinstance(model, str) else model
-    for name, value in (
-        ("chips", chips),
-        ("sequence", sequence),
-        ("batch", batch),
-        ("tokens", tokens),
-        ("network_gbps", network_gbps),
-        ("node", node),
-    ):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise InputError(f"estimate: {name} must be positive and finite, got {value}")
     if goodput is not None and not 0 < goodput <= 1:
         raise InputError(f"estimate: goodput is a share of the time, above 0 and at most 1, got {goodput}")
-    dev = device(found)
-    if peer_to_peer is not None:
-        dev = dataclasses.replace(dev, direct=peer_to_peer)
-    bits, fine = _format(format, found)
-    dev.peak(bits)
-    length = sequence or int(presets().get(arch.name, {}).get("sequence", 4096))
-    size = batch or _usual_batch(chips, length, layout)
-    stack = framework if framework is not None else USUAL_STACKS.get(dev.generation, USUAL_STACK)
-    base = Workload(
-        architecture=arch,
-        device=dev,
-        layout=layout or Layout(),
-        sequence=length,
-        batch=size,
-        bits=bits,
-        fine_scales=fine,
-        node=node or dev.node,
-        nic=(network_gbps or 0.0) * 1e9 / 8,
-        software=find_software(stack, "", dev.released + 0.5),
+    base = job(
+        model,
+        chip=found,
+        chips=chips,
+        tokens=tokens,
+        sequence=sequence,
+        batch=batch,
+        format=format,
+        layout=layout,
+        framework=framework,
+        node=node,
+        network_gbps=network_gbps,
+        peer_to_peer=peer_to_peer,
     )
     fitted = constants or load()
     if layout is None:
@@ -177,6 +160,54 @@ def estimate_training(
         check(base)
         work, timed = base, 1
     return _estimate(work, found, format, tokens, goodput, fitted, timed, allow_overflow)
+
+
+def job(
+    model: str | Architecture,
+    *,
+    chip: Chip,
+    chips: int,
+    tokens: float | None = None,
+    sequence: int | None = None,
+    batch: int | None = None,
+    format: str = "bf16",
+    layout: Layout | None = None,
+    framework: str | None = None,
+    node: int | None = None,
+    network_gbps: float | None = None,
+    peer_to_peer: bool | None = None,
+) -> Workload:
+    """The job of `estimate_training`'s arguments, in `layout` or not cut up yet. Raises InputError for values without meaning."""
+    arch = preset(model) if isinstance(model, str) else model
+    for name, value in (
+        ("chips", chips),
+        ("sequence", sequence),
+        ("batch", batch),
+        ("tokens", tokens),
+        ("network_gbps", network_gbps),
+        ("node", node),
+    ):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"estimate: {name} must be positive and finite, got {value}")
+    dev = device(chip)
+    if peer_to_peer is not None:
+        dev = dataclasses.replace(dev, direct=peer_to_peer)
+    bits, fine = _format(format, chip)
+    dev.peak(bits)
+    length = sequence or int(presets().get(arch.name, {}).get("sequence", 4096))
+    stack = framework if framework is not None else USUAL_STACKS.get(dev.generation, USUAL_STACK)
+    return Workload(
+        architecture=arch,
+        device=dev,
+        layout=layout or Layout(),
+        sequence=length,
+        batch=batch or _usual_batch(chips, length, layout),
+        bits=bits,
+        fine_scales=fine,
+        node=node or dev.node,
+        nic=(network_gbps or 0.0) * 1e9 / 8,
+        software=find_software(stack, "", dev.released + 0.5),
+    )
 
 
 def _estimate(

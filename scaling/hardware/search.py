@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from scaling.errors import InputError
 from scaling.hardware import memory
@@ -18,12 +17,14 @@ MICRO_BATCHES = (1, 2, 4, 8, 16)
 CONTEXTS = (1, 2, 4, 8, 16)
 CHUNKS = (1, 2, 3, 4, 6, 8, 12)
 MOST_TENSOR = 64
+STAGES = (1, 3)  # of what data-parallel ranks share out that are tried
 FULLEST = 0.95  # of the memory that a layout may plan with
+RECOMPUTED = ("none", "selective", "full")
 LONG = 8192  # tokens of a sequence from which cutting it up is tried
 
 
-def layouts(work: Workload, chips: int) -> Iterator[Layout]:
-    """Every layout of `chips` chips that divides the job's model and batch; memory is not looked at."""
+def layouts(work: Workload, chips: int, zero: Sequence[int] = STAGES) -> Iterator[Layout]:
+    """Every layout of `chips` chips that divides the job's model and batch, sharing out by the stages of `zero`; memory is not looked at."""
     arch = work.architecture
     tensors = [t for t in _powers(min(MOST_TENSOR, chips)) if arch.heads % t == 0 and t <= work.domain_of(chips)]
     stages = [p for p in range(1, min(arch.layers, chips) + 1) if p & (p - 1) == 0 or arch.layers % p == 0]
@@ -41,9 +42,9 @@ def layouts(work: Workload, chips: int) -> Iterator[Layout]:
                 continue
             for chunks in _chunks(arch.layers, pipeline, own // micro):
                 for expert in _experts(work, tensor * context * data):
-                    for zero in (1,) if pipeline > 1 else (1, 3):
-                        for recompute in ("none", "selective", "full"):
-                            yield Layout(tensor, pipeline, chunks, context, expert, data, zero if data > 1 else 0, micro, recompute)
+                    for stage in [stage for stage in zero if stage <= 1 or pipeline == 1]:
+                        for recompute in RECOMPUTED:
+                            yield Layout(tensor, pipeline, chunks, context, expert, data, stage if data > 1 else 0, micro, recompute)
 
 
 def _powers(most: int) -> list[int]:
@@ -64,36 +65,77 @@ def _experts(work: Workload, ranks: int) -> list[int]:
     return [e for e in _powers(work.architecture.experts) if work.architecture.experts % e == 0 and ranks % e == 0]
 
 
+class Search:
+    """All layouts of a job on so many chips with the memory that each needs; their speeds are worked out once, when first asked for."""
+
+    def __init__(self, base: Workload, chips: int, constants: Constants, zero: Sequence[int] = STAGES) -> None:
+        self.base, self.chips, self.constants = base, chips, constants
+        # One cutting-up to a group, by rising recomputation, which saves memory and costs time.
+        self.groups: dict[Layout, list[tuple[Layout, memory.Memory]]] = {}
+        for layout in dict.fromkeys(layouts(base, chips, zero)):
+            need = memory.memory(dataclasses.replace(base, layout=layout))
+            self.groups.setdefault(dataclasses.replace(layout, recompute="none"), []).append((layout, need))
+        self._speeds: dict[Layout, float] = {}
+
+    def on_network(self, nic: float) -> Search:
+        """The same on another network, in byte/s a chip: what memory a layout needs does not depend on it."""
+        other = copy.copy(self)
+        other.base, other._speeds = dataclasses.replace(self.base, nic=nic), {}
+        return other
+
+    def best(
+        self, room: float | None = None, optimizer: float = 1.0, activations: float = 1.0, zero: Sequence[int] | None = None
+    ) -> tuple[Workload, int]:
+        """The job with its fastest layout, and how many that fit were timed. Raises InputError where none divides or fits.
+
+        room: bytes that may be planned with, the chip's memory by default. optimizer, activations: what their bytes are multiplied by.
+        zero: the stages allowed, of those searched.
+        """
+        available = self.base.device.memory if room is None else room
+        fitting, least, smallest = [], math.inf, None
+        for plain, levels in self.groups.items():
+            if zero is not None and plain.data > 1 and plain.zero not in zero:
+                continue
+            for layout, parts in levels:
+                need = self._need(parts, available, optimizer, activations)
+                if need < least:
+                    least, smallest = need, layout
+                if need <= FULLEST * available:
+                    fitting.append(layout)
+                    break  # the first level that fits is the fastest
+        if not fitting:
+            raise InputError(self._none_fits(available, least, smallest))
+        self._time([layout for layout in fitting if layout not in self._speeds])
+        best = dataclasses.replace(self.base, layout=max(fitting, key=lambda layout: self._speeds[layout]))
+        check(best)
+        return best, len(fitting)
+
+    def _need(self, parts: memory.Memory, available: float, optimizer: float, activations: float) -> float:
+        overhead = parts.overhead * (available / self.base.device.memory if self.chips > 1 else 1.0)
+        changed = (optimizer - 1) * parts.optimizer + (activations - 1) * parts.activations
+        return parts.total - parts.overhead + overhead + changed
+
+    def _time(self, new: list[Layout]) -> None:
+        if new:
+            found = speeds(self.constants, [dataclasses.replace(self.base, layout=layout) for layout in new])
+            self._speeds |= dict(zip(new, map(float, found), strict=True))
+
+    def _none_fits(self, available: float, least: float, smallest: Layout | None) -> str:
+        arch, batch, chips = self.base.architecture, self.base.batch, self.chips
+        if smallest is None:
+            return (
+                f"no layout of {chips} chips divides {arch.layers} layers, {arch.heads} heads and a batch of {batch} sequences;"
+                f" {max(1, math.gcd(chips, batch))} divides chips and batch: change either"
+            )
+        return (
+            f"no layout of {chips} x {self.base.device.name} holds this model: the leanest needs {least / 1e9:.1f} GB a chip of {available / 1e9:.0f} GB"
+            f" ({_words(smallest)}); about {chips * math.ceil(least / (FULLEST * available))} chips would"
+        )
+
+
 def best_layout(base: Workload, chips: int, constants: Constants) -> tuple[Workload, int]:
     """The job with its fastest layout, and how many that fit were timed. Raises InputError where none divides or fits."""
-    fitting, least, smallest = [], math.inf, None
-    # For one cutting-up, more recomputation only saves memory: the first level that fits is the fastest.
-    seen: set[Layout] = set()
-    for layout in layouts(base, chips):
-        plain = dataclasses.replace(layout, recompute="none")
-        if plain in seen:
-            continue
-        trial = dataclasses.replace(base, layout=layout)
-        need = memory.memory(trial).total
-        if need < least:
-            least, smallest = need, layout
-        if need <= FULLEST * base.device.memory:
-            seen.add(plain)
-            fitting.append(trial)
-    if smallest is None:
-        raise InputError(
-            f"no layout of {chips} chips divides {base.architecture.layers} layers, {base.architecture.heads} heads and a batch of {base.batch} sequences;"
-            f" {max(1, math.gcd(chips, base.batch))} divides chips and batch: change either"
-        )
-    if not fitting:
-        raise InputError(
-            f"no layout of {chips} x {base.device.name} holds this model: the leanest needs {least / 1e9:.1f} GB a chip of {base.device.memory / 1e9:.0f} GB"
-            f" ({_words(smallest)}); about {chips * math.ceil(least / (FULLEST * base.device.memory))} chips would"
-        )
-    value = speeds(constants, fitting)
-    best = fitting[int(np.argmax(value))]
-    check(best)
-    return best, len(fitting)
+    return Search(base, chips, constants).best()
 
 
 def _words(layout: Layout) -> str:

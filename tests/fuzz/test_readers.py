@@ -24,6 +24,7 @@ from fits.selection import select
 from models.config import ConfigError
 from scaling import InputError, curves_command, output
 from scaling.jobs import FitJob, read_job
+from scaling.ledger.scenario import Scenario, read_scenario
 from scaling.plan import read_plan
 from scaling.store import Store, open_existing
 from scaling.store.exchange import read_entries
@@ -86,6 +87,31 @@ applies_to = ["leader"]
 [[capabilities]]
 name = "GPT-4 level"
 effective_flops = 2e25
+"""
+LEDGER = b"""name = "mine"
+[baseline]
+chip = "H100"
+chips = 64
+network_gbps = [50, 100, 200]
+zero = 0
+[[steps]]
+change = "chip"
+to = "H20"
+[[steps]]
+change = "architecture"
+model = "mixtral-8x7b"
+tokens = 1e12
+laws = ["ludziejewski2025"]
+beside = "moe-8-experts"
+[[steps]]
+change = "format"
+to = "fp8"
+assumed = [0.9, 1.0]
+[[steps]]
+change = "rdma"
+gbps = 400
+[prices]
+H20 = [9000, 12000, 15000]
 """
 TABLE = b"""run_id,arm,params,tokens,loss,status
 a1,dense,1e9,2e10,2.5,done
@@ -174,6 +200,8 @@ READERS = {
     "job file": Reader(either(JOB), read_job, ".toml"),
     "job": Reader(altered(tomllib.loads(JOB.decode())), lambda fields: validated(FitJob, fields, "job")),
     "scenario file": Reader(either(SCENARIO), read_toml, ".toml"),
+    "ledger file": Reader(either(LEDGER), read_scenario, ".toml"),
+    "ledger": Reader(altered(tomllib.loads(LEDGER.decode())), lambda fields: validated(Scenario, fields, "scenario")),
     "csv": Reader(either(TABLE), fits.read_runs, ".csv"),
     "jsonl": Reader(st.one_of(either(LINES), altered(ROWS).map(_lines)), fits.read_runs, ".jsonl"),
     "parquet": Reader(st.one_of(edited(_parquet(ROWS)), altered(ROWS).map(_odd_parquet)), fits.read_runs, ".parquet"),

@@ -1,0 +1,269 @@
+"""Compute penalties that are known beforehand, measured: `python benchmarks/planted.py --store FILE | --runs FILE [--coverage N] [--figure FILE]`.
+
+`--store` makes the runs of `planted.toml` (180; those that the store has are not made again) with one worker of one thread and writes their table
+to `--out`; `--runs` takes such a table in place of training. Either way the estimator (`scaling.measurement`) gets two tables of nominal parameters,
+tokens, FLOP, loss and seed, one of the leader's and one of a follower's, for each replicate and each follower: nine penalties with 95% intervals, and
+whether these hold 2, 2 and 4. The text is English prose from the folder that ISOLOSS_CORPORA names, as a user's own; without it, `python-source`.
+
+`--coverage N` asks how often the intervals hold the truth, on N simulated replicates of each follower: losses of one law on the live sizes and tokens, plus
+noise drawn from what was measured. "seeds": deviations of runs from the mean of their cell (seeds of one arm, size and budget), widened for the mean
+having been estimated. "seeds and misfit": and each cell's own deviation of that mean from the law, dealt out anew, because no law is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import f as f_distribution
+
+import fits
+from fits import problems, profile, solve
+from fits.quantities import Quantity
+from scaling import joint_fit, plots, sweeps
+from scaling.measurement import LADDER, SURE, measure_multiplier
+from scaling.progress import SweepProgress
+from scaling.toml_files import read_toml
+from scaling.two_sides import TWO_SIDES
+
+PLAN = Path(__file__).with_suffix(".toml")
+PROSE = "pd-prose-v1-train.txt.xz"
+LEADER = "leader"
+LIMIT = 1.25  # asked of an interval's half-width, a factor
+SEEN = ["params", "tokens", "flops", "loss", "seed"]  # all that the estimator is given
+KEPT = ["arm", "budget", "corpus", *SEEN, "loss_se", "train_seconds"]
+
+
+class Handicap(NamedTuple):
+    structure: int
+    data: int
+
+    @property
+    def penalty(self) -> int:
+        return self.structure * self.data
+
+
+PLANTED = {"data2": Handicap(1, 2), "structure2": Handicap(2, 1), "both2": Handicap(2, 2)}
+
+
+def trained(store: str) -> pd.DataFrame:
+    """The plan's runs, made where the store lacks them."""
+    plan = read_toml(PLAN)
+    folder = os.environ.get("ISOLOSS_CORPORA")
+    if folder and (Path(folder) / PROSE).exists():
+        plan["corpus"] = str(Path(folder) / PROSE)
+    else:
+        print(f"planted: no {PROSE} in ISOLOSS_CORPORA, so the text is {plan['corpus']}", file=sys.stderr)
+    frame = sweeps.sweep(plan, store, workers=1, progress=SweepProgress())
+    lost = frame[frame["status"] != "done"]
+    if len(lost):
+        print(f"planted: {len(lost)} runs have no loss, the first: {lost['reason'].iloc[0]}", file=sys.stderr)
+    return frame.loc[frame["status"] == "done", KEPT]
+
+
+def replicate(runs: pd.DataFrame) -> pd.Series:
+    """Seeds are 0 to 2 for the leader, 10 to 12, 20 to 22 and 30 to 32 for the followers: no two runs share one."""
+    return runs["seed"] % 10
+
+
+def intervals(runs: pd.DataFrame) -> pd.DataFrame:
+    """The penalty of each follower in each replicate, its interval, and whether that holds what was planted."""
+    rows = []
+    for number, own in runs.groupby(replicate(runs)):
+        for arm, handicap in PLANTED.items():
+            found = measure_multiplier(own.loc[own["arm"] == LEADER, SEEN], own.loc[own["arm"] == arm, SEEN])
+            value, low, high = found.penalty
+            rows.append(
+                {"replicate": number, "arm": arm, "planted": handicap.penalty, "penalty": value, "low": low, "high": high}
+                | {"half_width": math.sqrt(high / low), "holds": low <= handicap.penalty <= high, "model": found.model}
+                | {"structure": found.structure.value, "data": found.data.value, "scale_p": found.scale_p}
+            )
+    return pd.DataFrame(rows)
+
+
+def live(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs as those of the live networks: what only the planter knows. `params` is FLOP a token / 6, as the estimator counts."""
+    handicaps = [PLANTED.get(arm, Handicap(1, 1)) for arm in runs["arm"]]
+    structure, data = (np.array(factors) for factors in zip(*handicaps, strict=True))
+    params = runs["flops"] / (6 * runs["tokens"]) / structure
+    return runs.assign(params=params, tokens=runs["tokens"] / data, flops=runs["flops"] / structure / data)
+
+
+class Errors(NamedTuple):
+    """Cells (arm, live params and tokens, log loss by the law) and the errors of log loss that were measured."""
+
+    cells: pd.DataFrame
+    seeds: np.ndarray
+    misfits: np.ndarray
+    constants: dict[str, float]
+
+
+def errors(runs: pd.DataFrame) -> Errors:
+    """One law of all live runs, and what runs and cells deviate from it."""
+    table = live(runs)
+    curve = fits.fit("chinchilla", table, objective="log-squared")
+    table["log_loss"] = np.log(table["loss"])
+    logs = table.groupby(["arm", "budget", "params"])["log_loss"]
+    seeds = (table["log_loss"] - logs.transform("mean")) * np.sqrt(logs.transform("size") / (logs.transform("size") - 1))
+    cells = logs.mean().rename("mean").reset_index().merge(table.groupby(["arm", "budget", "params"])["tokens"].first().reset_index())
+    cells["law"] = np.log(curve.loss(params=cells["params"].to_numpy(), tokens=cells["tokens"].to_numpy()))
+    return Errors(cells, seeds.to_numpy(), (cells["mean"] - cells["law"]).to_numpy(), dict(curve.constants))
+
+
+def spreads(found: Errors) -> dict[str, float]:
+    """Standard deviations of log loss: of a run about its cell, and of a cell's mean about the law beyond what seeds explain."""
+    seed = float(np.sqrt(np.mean(found.seeds**2)))
+    law = float(np.sum(found.misfits**2)) / (len(found.misfits) - 5)
+    return {"seed_sd": seed, "misfit_sd": math.sqrt(max(0.0, law - seed**2 / 3))}
+
+
+def coverage(runs: pd.DataFrame, replicates: int, seed: int = 0) -> pd.DataFrame:
+    """How often intervals of simulated replicates hold the planted penalty, by follower and kind of noise."""
+    found = errors(runs)
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    rows = []
+    for noise in ("seeds", "seeds and misfit"):
+        for arm, handicap in PLANTED.items():
+            table = found.cells[found.cells["arm"].isin([LEADER, arm])]
+            shape = (replicates, len(table))
+            deviations = generator.choice(found.seeds, shape)
+            if noise != "seeds":
+                deviations += generator.choice(_beyond_seeds(found), shape)
+            low, high = simulated(table, handicap, deviations)
+            holds = (np.log(low) <= math.log(handicap.penalty)) & (math.log(handicap.penalty) <= np.log(high))
+            width = np.sqrt(high / low)
+            rows.append(
+                {"noise": noise, "arm": arm, "planted": handicap.penalty, "replicates": replicates, "coverage": holds.mean()}
+                | {
+                    "half_width_median": np.median(width),
+                    "half_width_90%": np.quantile(width, 0.9),
+                    "within_limit": (width <= LIMIT).mean(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _beyond_seeds(found: Errors) -> np.ndarray:
+    """The cells' misfits, scaled to the spread that is left when the seeds' share of a mean of three is taken off."""
+    return found.misfits / max(1e-12, float(np.std(found.misfits))) * spreads(found)["misfit_sd"]
+
+
+def simulated(table: pd.DataFrame, handicap: Handicap, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the penalty's 95% interval for every row of deviations of log loss, (replicates, cells): `measure_multiplier`, all at once.
+
+    Its search for the global optimum is left out: fits begin at the law itself.
+    """
+    variant = (table["arm"] != LEADER).to_numpy(float)
+    size, tokens = (
+        table[name] * np.where(variant == 1, own, 1) for name, own in (("params", handicap.structure), ("tokens", handicap.data))
+    )
+    clean = joint_fit.Cells(size.to_numpy(), tokens.to_numpy(), table["law"].to_numpy(), variant, np.ones(len(table)))
+    middle = float(np.exp(table["law"].mean()))
+    fitted = joint_fit.fit_models(clean, LADDER, middle)
+    observed = clean.log_loss + deviations - math.log(middle)
+    refits = {name: _refitted(fitted[name], observed) for name in LADDER}
+    chosen = np.full(len(observed), LADDER[0], object)
+    for larger in LADDER[1:]:
+        for smaller in LADDER[: LADDER.index(larger)]:
+            better = _p_value(fitted[smaller], fitted[larger], refits[smaller][1], refits[larger][1]) < SURE
+            chosen = np.where((chosen == smaller) & better, larger, chosen)
+    low, high = np.empty(len(observed)), np.empty(len(observed))
+    quantity = Quantity(TWO_SIDES, "constant", name="penalty")
+    for name in LADDER:
+        own = np.flatnonzero(chosen == name)
+        if len(own):
+            ends = profile.intervals(fitted[name].problem, refits[name][0][own], np.ones(observed.shape[1]), observed[own], quantity, 0.95)
+            low[own], high[own] = np.exp(ends.low), np.exp(ends.high)
+    return low, high
+
+
+def _refitted(joint: joint_fit.Joint, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Constants and half sums of squares of a model fitted to each row of log losses."""
+    starts = np.tile(joint.theta, (len(observed), 1))
+    minima = solve.minimise(joint.problem, starts, np.ones((1, observed.shape[1])), observed=observed, first_delta=math.inf)
+    squares = np.sum((observed - problems.predictions(joint.problem, minima.theta)) ** 2, axis=1) / 2
+    return minima.theta, squares
+
+
+def _p_value(smaller: joint_fit.Joint, larger: joint_fit.Joint, less: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """`joint_fit.f_test` of many: half sums of squares of the smaller and of the larger model."""
+    extra, freedom = larger.free - smaller.free, larger.freedom
+    return f_distribution.sf(np.maximum((less - more) / extra / (more / freedom), 0.0), extra, freedom)
+
+
+def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Loss against all compute that was paid for, of leader and followers, with the planted factors as arrows; and the arrows' numbers.
+
+    Points are means over seeds; lines are the frontier of the law of all live runs, moved right by what was planted.
+    """
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    constants = errors(runs).constants
+    frontier = fits.Curve(law=fits.load("hoffmann2022").law, constants=constants, name="live runs", about={})
+    colours = dict(zip((LEADER, *PLANTED), (plots.BLACK, plots.BLUE, plots.ORANGE, plots.RED), strict=True))
+    rows = []
+    with matplotlib.rc_context(plots.STYLE):
+        drawn, axes = plt.subplots(figsize=(7.5, 5))
+        for place, (arm, colour) in enumerate(colours.items()):
+            own = runs[runs["arm"] == arm]
+            penalty = PLANTED[arm].penalty if arm != LEADER else 1
+            means = own.groupby(["budget", "params"]).mean(numeric_only=True)
+            axes.scatter(means["flops"], means["loss"], s=16, color=colour, label=arm)
+            flops = np.geomspace(own["flops"].min(), own["flops"].max(), 60)
+            axes.plot(flops, [frontier.optimal(flops=each / penalty).loss for each in flops], color=colour, linewidth=1)
+            if arm != LEADER:
+                loss = frontier.optimal(flops=(1.6e11, 2.4e11, 3.6e11)[place - 1]).loss
+                start = frontier.compute_for(loss=loss)
+                arrow: Any = {"arrowstyle": "->", "color": colour, "linewidth": 1.5}
+                axes.annotate("", (start * penalty, loss), (start, loss), arrowprops=arrow)
+                axes.annotate(
+                    f"{penalty}x", (start * math.sqrt(penalty), loss), (0, 4), textcoords="offset points", color=colour, ha="center"
+                )
+                rows.append({"arm": arm, "planted": penalty, "loss": loss, "leader_flops": start, "follower_flops": start * penalty})
+        axes.set(xscale="log", xlabel="training FLOP, all that was computed", ylabel="loss (nats/token)", title="Planted penalties")
+        axes.legend()
+    return drawn, pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--store", metavar="FILE", help="make the runs, or carry on with them, in this store")
+    source.add_argument("--runs", metavar="FILE", help="a table of runs that --out has written")
+    parser.add_argument("--out", metavar="FILE", help="write the table of runs here (.csv)")
+    parser.add_argument("--coverage", metavar="N", type=int, default=0, help="simulated replicates of each follower")
+    parser.add_argument("--figure", metavar="FILE", help="draw loss against compute (.png)")
+    arguments = parser.parse_args()
+    runs = trained(arguments.store) if arguments.store else pd.read_csv(arguments.runs)
+    if arguments.out:
+        runs.to_csv(arguments.out, index=False, float_format="%.8g")
+    minutes = runs.groupby(replicate(runs))["train_seconds"].sum() / 60
+    print(f"{len(runs)} runs; minutes of training steps by replicate: {', '.join(f'{each:.1f}' for each in minutes)}")
+    print("spread of log loss:", {name: round(value, 5) for name, value in spreads(errors(runs)).items()})
+    started = time.perf_counter()
+    table = intervals(runs)
+    print(table.to_string(index=False, float_format="%.3f"))
+    print(
+        f"{table['holds'].sum()} of {len(table)} hold, half-width at most {table['half_width'].max():.3f}; {time.perf_counter() - started:.0f} s"
+    )
+    if arguments.coverage:
+        started = time.perf_counter()
+        print(coverage(runs, arguments.coverage).to_string(index=False, float_format="%.3f"))
+        print(f"{time.perf_counter() - started:.0f} s")
+    if arguments.figure:
+        drawn, arrows = figure(runs)
+        print(arrows.to_string(index=False))
+        plots.save(drawn, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
