@@ -57,6 +57,9 @@ def notes(found: Ledger, scenario: Scenario) -> tuple[str, ...]:
         said.append(
             f"{len(found.impossible)} of {found.combinations} combinations cannot be run and are in no order, such as {found.impossible[0]}"
         )
+    if found.needed.get("time") is not None:
+        said.append("with as many chips as the same dollars buy the factor of time is that of dollars, if speed grows with their number")
+        said.append("the multiplier and the utilisation needed leave all else as it is: a larger dense model is taken to run as fast")
     said.append("effects on the loss of several steps are taken to multiply; goodput is the same for all and cancels")
     return tuple(said)
 
