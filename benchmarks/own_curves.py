@@ -66,7 +66,7 @@ CURVES = (
     ),
     Own(
         "own-repetition",
-        "repetition",
+        "data-constrained",
         lambda runs: _with(runs, ("unique-",)),
         "Few unique tokens, repeated",
         SMALL + " At most 155 epochs, two widths.",
