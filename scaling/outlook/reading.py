@@ -53,10 +53,13 @@ def _supply(found: Frontier) -> str:
     leaves = found.walls[(found.walls["stock"] == found.stock) & found.walls["what"].str.startswith("penalty")].iloc[0]
     last = found.penalties[found.penalties["departure"] == "stock"].iloc[-1]
     low, high = found.stock_range
+    far = "With repetition the penalty never exceeds structure x data by more than a tenth. "
+    if math.isfinite(leaves["median"]):
+        far = f"With repetition the penalty exceeds structure x data by a tenth at {flop(leaves['median'])} ({flop(leaves['low'])} to {flop(leaves['high'])}). "
     return (
         f"{amount(found.stock)} unique tokens ({amount(low)} to {amount(high)}) are what the leader's optimum takes at {flop(uncertain['median'])} "
-        f"({flop(uncertain['low'])} to {flop(uncertain['high'])}); variance of that: {made_of(uncertain)}. With repetition the penalty exceeds structure x data by a tenth only at "
-        f"{flop(leaves['median'])} ({flop(leaves['low'])} to {flop(leaves['high'])}); at {flop(last['flops'])} it is {banded(last)}{infeasible(last)}; variance of its logarithm: {made_of(last)}."
+        f"({flop(uncertain['low'])} to {flop(uncertain['high'])}); variance of that: {made_of(uncertain)}. {far}"
+        f"At {flop(last['flops'])} it is {banded(last)}{infeasible(last)}; variance of its logarithm: {made_of(last)}."
     )
 
 
@@ -85,7 +88,7 @@ def _worth(found: Frontier) -> str:
 def banded(row: pd.Series) -> str:
     """A median with its band, or one number where the band has no width."""
     median, low, high = float(row["median"]), float(row["low"]), float(row["high"])
-    if math.isfinite(high) and high - low <= SPREAD * abs(low):
+    if low == high or high - low <= SPREAD * abs(low):
         return number(median)
     return f"{number(median)} ({number(low)} to {number(high)})"
 
