@@ -200,9 +200,11 @@ class _Bands:
         return self.percentiles(value, joint_fit.constants_of(*sides, split)[:, PLACE[name]])
 
     def percentiles(self, value: float, drawn: np.ndarray) -> Band:
-        """Percentiles of the logarithm, their distances from the estimate widened for the few cells."""
+        """Percentiles of the logarithm, their distances from the estimate widened for the few cells; resamples of which neither side gets there are left out."""
         with np.errstate(divide="ignore"):
             logs = np.log(drawn[~np.isnan(drawn)])
+        if not len(logs):
+            return Band(value, math.nan, math.nan)
         ends = np.quantile(logs, [(1 - self.level) / 2, (1 + self.level) / 2], method="inverted_cdf")  # which takes infinite ones
         wider = student.ppf((1 + self.level) / 2, self.joint.freedom) / norm.ppf((1 + self.level) / 2)
         low, high = np.exp(math.log(value) + wider * (ends - math.log(value)))
@@ -248,6 +250,12 @@ class _Asker:
         bands, ratio = bands or self.bands, self.cost[0] / self.cost[1]
         return Band(*(ratio * x for x in bands.of("penalty", loss, bands.joint.split).inverse))
 
+    def _short_of(self, loss: float) -> float:
+        """Share of the resamples in which no compute brings the baseline to `loss`."""
+        if self.bands.thetas is None:
+            return 0.0
+        return float(np.mean(self.bands.joint.sides_of(self.bands.thetas)[0].irreducible >= loss))
+
     def table(self, overlap: tuple[float, float] | None, at_loss: Sequence[float], flops: Sequence[float]) -> pd.DataFrame:
         """Inside the overlap, and as asked."""
         baseline = self.bands.joint.sides[0]
@@ -269,6 +277,8 @@ class _Asker:
         multiplier = self.multiplier(loss)
         feasible = math.isfinite(computes[1])
         reason = "" if feasible else f"no compute brings the variant, of irreducible loss {float(sides[1].irreducible):.6g}, to this loss"
+        if feasible and (short := self._short_of(loss)):
+            reason = f"{short:.0%} of the resamples put the baseline's irreducible loss above {loss:.6g}"
         outside = max(_decades(compute, *ends) for compute, ends in zip(computes, self.ranges, strict=True) if math.isfinite(compute))
         row = {"loss": loss, "baseline_flops": computes[0], "variant_flops": computes[1], "multiplier": multiplier.value}
         row |= {"low": multiplier.low, "high": multiplier.high, "decades_outside": outside}
