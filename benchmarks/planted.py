@@ -25,9 +25,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import fits
-from scaling import plots, sweeps
-from scaling.measured import Measurement
-from scaling.measurement import measure_multiplier
+from scaling import joint_fit, measurement, plots, sweeps
+from scaling.measured import Band, Measurement
 from scaling.progress import SweepProgress
 from scaling.toml_files import read_toml
 
@@ -77,7 +76,7 @@ def replicate(runs: pd.DataFrame) -> pd.Series:
 def measured(runs: pd.DataFrame, arm: str, model: str | None = MODEL, **options: Any) -> Measurement:
     """What the estimator says of a follower; it sees nothing but the columns SEEN."""
     leader, follower = (runs.loc[runs["arm"] == name, SEEN] for name in (LEADER, arm))
-    return measure_multiplier(leader, follower, model=model, **options)
+    return measurement.measure_multiplier(leader, follower, model=model, **options)
 
 
 def intervals(runs: pd.DataFrame, model: str | None = MODEL) -> pd.DataFrame:
@@ -148,8 +147,7 @@ def coverage(runs: pd.DataFrame, replicates: int, noise: str, seed: int = 0) -> 
             deviations = generator.choice(found.seeds, len(table))
             if noise != NOISES[0]:
                 deviations += generator.choice(_beyond_seeds(found), len(table))
-            own = table.assign(loss=np.exp(table["law"] + deviations))
-            _, low, high = measured(own, arm, draws=SIMULATED_DRAWS).penalty
+            _, low, high = interval_alone(table.assign(loss=np.exp(table["law"] + deviations)), arm)
             holds.append(low <= handicap.penalty <= high)
             widths.append(math.sqrt(high / low))
         rows.append(
@@ -165,7 +163,15 @@ def nominal(cells: pd.DataFrame) -> pd.DataFrame:
     """The inverse of `live`: parameters, tokens and FLOP with all that is computed, one run a cell."""
     structure, data = _factors(cells["arm"])
     params, tokens = cells["params"] * structure, cells["tokens"] * data
-    return cells.assign(params=params, tokens=tokens, flops=6 * params * tokens, seed=0)
+    return cells.assign(size=params, params=params, tokens=tokens, flops=6 * params * tokens, seed=0)
+
+
+def interval_alone(runs: pd.DataFrame, arm: str, draws: int = SIMULATED_DRAWS) -> Band:
+    """The penalty and interval of `measured`, without all else that it answers: a tenth of its time."""
+    cells = joint_fit.cells(runs[runs["arm"] == LEADER], runs[runs["arm"] == arm])
+    joint = joint_fit.fit_models(cells, [MODEL], float(np.exp(cells.log_loss.mean())))[MODEL]
+    bands = measurement._Bands(joint, measurement._Interval("bootstrap", 0.95, draws, 0))
+    return bands.of("penalty", joint.loss, joint.split)
 
 
 def _beyond_seeds(found: Errors) -> np.ndarray:
