@@ -18,8 +18,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduced import broken, chinchilla, data_limits, demo, distillation, elsewhere, experts, formats, isoflop_stages, own_arms, own_dense, rolling
-from reproduced.entry import Entry
+from reproduced import (
+    broken,
+    chinchilla,
+    data_limits,
+    demo,
+    distillation,
+    elsewhere,
+    experts,
+    formats,
+    isoflop_stages,
+    own_arms,
+    own_dense,
+    rolling,
+)
+from reproduced.entry import Absent, Entry
 
 import fits
 from scaling import plots
@@ -60,7 +73,9 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these figures only")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} bootstrap draws in place of {FULL}, nothing slow, no training")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures and their numbers go")
-    parser.add_argument("--demo", type=Path, default=Path("isoloss-demo"), metavar="DIR", help="the demo's runs, as `isoloss demo --out` leaves them")
+    parser.add_argument(
+        "--demo", type=Path, default=Path("isoloss-demo"), metavar="DIR", help="the demo's runs, as `isoloss demo --out` leaves them"
+    )
     return parser.parse_args(argv)
 
 
@@ -73,6 +88,9 @@ def _make(entry: Entry, out: Path, quick: bool, named: bool) -> str:
     started = time.perf_counter()
     try:
         figure, table = entry.draw(QUICK if quick else FULL)
+    except Absent as error:
+        print(f"{entry.name}: left out: {error}", flush=True)
+        return "left out"
     except (InputError, fits.InputError) as error:
         print(f"{entry.name}: failed: {error}", file=sys.stderr, flush=True)
         return "failed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 import fits
 from fits.laws.broken import broken_power_law
@@ -36,11 +35,24 @@ def addition_figure(draws: int) -> Drawn:
     axis.plot(ahead["examples"], ahead["loss"], "D", color=RED, markersize=6, zorder=4)
     error = float(np.sqrt(np.mean(np.log(table["one break"] / table["loss"])[table["split"] != "train"] ** 2)))
     axis.axvline(float(np.sqrt(seen["examples"].max() * ahead["examples"].min())), color=BLACK, linewidth=0.8, linestyle=":")
-    label(axis, f"held out; one break is {error:.1%}\noff (rms of log)", (float(ahead["examples"].iloc[1]), float(ahead["loss"].iloc[1])), RED, shift=(-34, -20), ha="right")
+    label(
+        axis,
+        f"held out; one break is {error:.1%}\noff (rms of log)",
+        (float(ahead["examples"].iloc[1]), float(ahead["loss"].iloc[1])),
+        RED,
+        shift=(-34, -20),
+        ha="right",
+    )
     label(axis, "no break", (grid[-1], columns["no break"][-1]), ORANGE, shift=(0, 10), ha="right")
     label(axis, "one break, 95% band", (grid[40], columns["one break"][40]), BLUE, shift=(0, 12), ha="left")
     note(axis, "4-digit addition, losses of Caballero et al. 2022", "lower left")
-    axis.set(xscale="log", yscale="log", xlabel="training examples", ylabel="test loss (nats)", title="Three points ahead of the fit, without and with a break")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="training examples",
+        ylabel="test loss (nats)",
+        title="Three points ahead of the fit, without and with a break",
+    )
     plain(axis.xaxis, [200, 300, 500, 700, 1000])
     plain(axis.yaxis, [0.1, 0.2, 0.5, 1, 2])
     return figure, table

@@ -48,7 +48,14 @@ def contours_figure(draws: int) -> Drawn:
                 spread(right, flops, low, high, COLOURS[name])
     label(left, "Hoffmann", (1e22, columns["Hoffmann et al. 2022: params"][48]), ORANGE, shift=(4, -2))
     label(left, "Besiroglu, ours", (1e22, columns["our fit: params"][48]), BLUE, shift=(2, 8))
-    label(right, "Hoffmann et al. 2022,\napproach 3", (flops[60], columns["Hoffmann et al. 2022: tokens per param"][60]), ORANGE, shift=(-8, 10), ha="right")
+    label(
+        right,
+        "Hoffmann et al. 2022,\napproach 3",
+        (flops[60], columns["Hoffmann et al. 2022: tokens per param"][60]),
+        ORANGE,
+        shift=(-8, 10),
+        ha="right",
+    )
     label(right, "Besiroglu et al. 2024", (flops[52], columns["Besiroglu et al. 2024: tokens per param"][52]), GREEN, shift=(0, 11))
     label(right, "our fit, 95% band", (flops[-1], columns["our fit: tokens per param"][-1]), BLUE, shift=(0, -14), ha="right")
     right.axvline(runs["flops"].max(), color=BLACK, linewidth=0.8, linestyle=":")
@@ -126,7 +133,7 @@ def frontiers_figure(draws: int) -> Drawn:
     label(left, "Hoffmann et al. 2022", (flops[-1], columns["Hoffmann et al. 2022"][-1]), ORANGE, shift=(0, -9), ha="right")
     label(left, "Besiroglu et al. 2024\nand our fit, 95% bands", (1e25, columns["our fit, high"][84]), BLUE, shift=(0, 18))
     note(left, "dashed: beyond the data of the fit", "upper right")
-    left.set(xscale="log", xlabel="training compute (FLOP)", ylabel="optimal loss (nats per token)", title="The frontier")
+    left.set(xscale="log", xlabel="training compute (FLOP)", ylabel="optimal loss (nats per token)", title="The frontier", ylim=(1.6, 3.6))
     return figure, pd.DataFrame(columns)
 
 
@@ -142,7 +149,9 @@ def _reducible(axis: Axes, columns: dict[str, np.ndarray]) -> None:
     label(axis, "Hoffmann et al. 2022", (flops[70], (columns["Hoffmann et al. 2022"] - base)[70]), ORANGE, shift=(8, 6))
     label(axis, "Besiroglu et al. 2024", (flops[-2], (columns["Besiroglu et al. 2024"] - base)[-2]), GREEN, shift=(0, -9), ha="right")
     label(axis, "95% band of our fit", (flops[-2], (columns["our fit, high"] - base)[-2]), BLUE, shift=(0, -12), ha="right")
-    axis.set(xscale="log", xlabel="training compute (FLOP)", ylabel="difference from our fit (nats per token)", title="The same, less our fit")
+    axis.set(
+        xscale="log", xlabel="training compute (FLOP)", ylabel="difference from our fit (nats per token)", title="The same, less our fit"
+    )
 
 
 def published_frontiers(draws: int) -> Drawn:
@@ -159,8 +168,19 @@ def published_frontiers(draws: int) -> Drawn:
 
 
 FIGURES = (
-    Entry("published-frontier", "published compute-optimal frontiers with their bands, to 1e29 FLOP", published_frontiers, curves=tuple(PUBLISHED)),
-    Entry("chinchilla-contours", "the 240 runs, equal loss, optimal size and tokens per parameter: Hoffmann, Besiroglu, our fit", contours_figure, (TABLE,), (HOFFMANN, BESIROGLU)),
+    Entry(
+        "published-frontier",
+        "published compute-optimal frontiers with their bands, to 1e29 FLOP",
+        published_frontiers,
+        curves=tuple(PUBLISHED),
+    ),
+    Entry(
+        "chinchilla-contours",
+        "the 240 runs, equal loss, optimal size and tokens per parameter: Hoffmann, Besiroglu, our fit",
+        contours_figure,
+        (TABLE,),
+        (HOFFMANN, BESIROGLU),
+    ),
     Entry("chinchilla-constants", "their constants with 95% intervals", constants_figure, (TABLE,), (HOFFMANN, BESIROGLU)),
     Entry("chinchilla-frontiers", "their frontiers with 95% bands, and the differences", frontiers_figure, (TABLE,), (HOFFMANN, BESIROGLU)),
 )

@@ -24,7 +24,13 @@ def repetition_figure(draws: int) -> Drawn:
     """Loss against epochs of runs that repeat their data with the refitted law, and what repeated tokens are worth."""
     rows = fits.dataset(REPEATED, recipe=True)
     rows["epochs"] = rows["tokens"] / rows["unique_tokens"]
-    refit = fits.fit("data-constrained-tied", rows[rows["loss"] < FITTED_BELOW], bootstrap=draws, resample="clusters", cluster=["params", "unique_tokens"])
+    refit = fits.fit(
+        "data-constrained-tied",
+        rows[rows["loss"] < FITTED_BELOW],
+        bootstrap=draws,
+        resample="clusters",
+        cluster=["params", "unique_tokens"],
+    )
     published = fits.load(PUBLISHED)
     figure, (left, right) = _axes(11.0, 4.8, columns=2)
     tables = [_losses(left, rows, refit), _worth(right, published, refit)]
@@ -34,7 +40,9 @@ def repetition_figure(draws: int) -> Drawn:
 def _losses(axis: Axes, rows: pd.DataFrame, refit: Curve) -> pd.DataFrame:
     kept = []
     for params, unique, colour in SHOWN:
-        part = rows[np.isclose(rows["params"], params, rtol=0.01) & np.isclose(rows["unique_tokens"], unique, rtol=0.01)].sort_values("epochs")
+        part = rows[np.isclose(rows["params"], params, rtol=0.01) & np.isclose(rows["unique_tokens"], unique, rtol=0.01)].sort_values(
+            "epochs"
+        )
         epochs = np.geomspace(part["epochs"].min(), part["epochs"].max(), 80)
         line = np.asarray(refit.loss(params=np.full(80, params), tokens=epochs * unique, unique_tokens=np.full(80, unique)))
         for dots, face in ((part[part["loss"] < FITTED_BELOW], colour), (part[part["loss"] >= FITTED_BELOW], "white")):
@@ -42,7 +50,14 @@ def _losses(axis: Axes, rows: pd.DataFrame, refit: Curve) -> pd.DataFrame:
         axis.plot(epochs, line, color=colour, linewidth=1.6)
         axis.plot([], [], "o-", color=colour, label=f"{count(params)} on {count(unique)}")  # direct labels would cross the runs
         kept.append(part[["params", "unique_tokens", "tokens", "epochs", "loss"]].assign(what="run"))
-        inputs = {"params": params, "unique_tokens": unique, "tokens": epochs * unique, "epochs": epochs, "loss": line, "what": "refitted law"}
+        inputs = {
+            "params": params,
+            "unique_tokens": unique,
+            "tokens": epochs * unique,
+            "epochs": epochs,
+            "loss": line,
+            "what": "refitted law",
+        }
         kept.append(pd.DataFrame(inputs))
     axis.legend(title="parameters on unique tokens", fontsize=8.5, title_fontsize=8.5, loc="upper left", bbox_to_anchor=(0.36, 1.0))
     note(axis, "hollow: above 3.5 nats, not fitted", "lower right")
@@ -71,7 +86,16 @@ def _worth(axis: Axes, published: Curve, refit: Curve) -> pd.DataFrame:
     axis.set_title("What repeated tokens are worth")
     plain(axis.xaxis, [1, 4, 16, 40, 100])
     plain(axis.yaxis, [1, 2, 4, 8, 16, 32, 64])
-    return pd.DataFrame({"epochs": epochs, "effective_published": lines["published"], "effective_refitted": lines["refitted"], "low": low, "high": high, "what": "worth"})
+    return pd.DataFrame(
+        {
+            "epochs": epochs,
+            "effective_published": lines["published"],
+            "effective_refitted": lines["refitted"],
+            "low": low,
+            "high": high,
+            "what": "worth",
+        }
+    )
 
 
 def _effective(epochs: np.ndarray, half_life: np.ndarray | float) -> np.ndarray:
@@ -91,7 +115,9 @@ def overtraining_figure(draws: int) -> Drawn:
         used = five[five["corpus"] == corpus]
         curve = fits.fit("overtraining", used, objective="squared")
         part = rows[rows["corpus"] == corpus].copy()
-        part["predicted"] = np.asarray(curve.loss(flops=part["flops"].to_numpy(float), tokens_per_param=part["tokens_per_param"].to_numpy(float)))
+        part["predicted"] = np.asarray(
+            curve.evaluate(flops=part["flops"].to_numpy(float), tokens_per_param=part["tokens_per_param"].to_numpy(float))
+        )
         part["fitted"] = part["name"].isin(used["name"])
         kept.append(part[["corpus", "params", "tokens", "tokens_per_param", "flops", "loss", "predicted", "fitted"]])
         _panel(axis, part, curve, title)
@@ -104,20 +130,26 @@ def _panel(axis: Axes, part: pd.DataFrame, curve: Curve, title: str) -> None:
     for size, shade in zip(sizes, shades(len(sizes)), strict=True):
         own = part[part["params"] == size].sort_values("tokens_per_param")
         ratios = np.geomspace(4.5, 700, 80)
-        axis.plot(ratios, np.asarray(curve.loss(flops=6 * size**2 * ratios, tokens_per_param=ratios)), color=shade, linewidth=1.4)
+        axis.plot(ratios, np.asarray(curve.evaluate(flops=6 * size**2 * ratios, tokens_per_param=ratios)), color=shade, linewidth=1.4)
         for kind, face in ((True, shade), (False, "white")):
             dots = own[own["fitted"] == kind]
             axis.plot(dots["tokens_per_param"], dots["loss"], "o", color=shade, markerfacecolor=face, markersize=5.5, zorder=3)
-        label(axis, count(size), (ratios[-1], float(curve.loss(flops=6 * size**2 * ratios[-1], tokens_per_param=ratios[-1]))), shade)
+        label(axis, count(size), (ratios[-1], float(curve.evaluate(flops=6 * size**2 * ratios[-1], tokens_per_param=ratios[-1]))), shade)
     ahead = part[(part["params"] > 1e9) & (part["tokens_per_param"] > 10)]
     error = (ahead["predicted"] / ahead["loss"] - 1).abs().max()
     note(axis, f"filled: fitted (5 runs); hollow: asked\n1.4B and 6.9B: within {error:.1%}")
-    axis.set(xscale="log", yscale="log", xlabel="tokens per parameter", title=f"Trained on {title}", xlim=(4.5, 1500), ylim=(1.98, 6))
+    axis.set(xscale="log", yscale="log", xlabel="tokens per parameter", title=f"Trained on {title}", xlim=(4.5, 1500), ylim=(1.85, 6.4))
     plain(axis.xaxis, [5, 20, 80, 320])
     plain(axis.yaxis, [2.3, 2.5, 3, 3.5, 4, 5])
 
 
 FIGURES = (
-    Entry("repetition", "loss against epochs, and what repeated tokens are worth: published and refitted", repetition_figure, (REPEATED,), (PUBLISHED,)),
+    Entry(
+        "repetition",
+        "loss against epochs, and what repeated tokens are worth: published and refitted",
+        repetition_figure,
+        (REPEATED,),
+        (PUBLISHED,),
+    ),
     Entry("overtraining", "over-trained models of three corpora, predicted from five small runs each", overtraining_figure, (OVERTRAINED,)),
 )

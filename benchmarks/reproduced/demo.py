@@ -49,7 +49,10 @@ def _numbers(name: str, demo: Demo) -> pd.DataFrame:
     if name == "diffusion":
         return pd.DataFrame(demo.diffusion["lines"])
     if name == "multipliers":
-        parts = [found.pairs.assign(arm=arm, mean=found.value, mean_low=found.low, mean_high=found.high) for arm, found in demo.multipliers.items()]
+        parts = [
+            found.pairs.assign(arm=arm, mean=found.multiplier.value, mean_low=found.multiplier.low, mean_high=found.multiplier.high)
+            for arm, found in demo.multipliers.items()
+        ]
         return pd.concat(parts)
     dense = demo.runs[demo.runs["arm"] == "dense"]
     if name == "isoflop":

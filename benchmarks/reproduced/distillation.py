@@ -39,7 +39,18 @@ def _by_teacher(axis: Axes, distilled: Curve, alone: Curve) -> pd.DataFrame:
         best = int(loss.argmin())
         axis.plot(teachers[best], loss[best], "D", color=shade, markersize=6, zorder=4)
         label(axis, f"{count(size)}", (teachers[-1], itself), shade)
-        kept.append(pd.DataFrame({"what": "by teacher", "student_params": size, "student_tokens": tokens, "teacher_loss": teachers, "loss": loss, "alone": itself}))
+        kept.append(
+            pd.DataFrame(
+                {
+                    "what": "by teacher",
+                    "student_params": size,
+                    "student_tokens": tokens,
+                    "teacher_loss": teachers,
+                    "loss": loss,
+                    "alone": itself,
+                }
+            )
+        )
     axis.plot([1.8, 3.2], [1.8, 3.2], color="#777777", linewidth=1, zorder=1)
     label(axis, "as good as the teacher", (2.5, 2.5), "#777777", shift=(8, -6))
     note(axis, f"students see {PER_PARAM:g} tokens a parameter;\ndotted: trained alone; diamonds: best teacher", "upper left")
@@ -61,10 +72,26 @@ def _by_tokens(axis: Axes, distilled: Curve, alone: Curve) -> pd.DataFrame:
             at = float(np.interp(0, [-gain[cross[0]], -gain[cross[0] + 1]], np.log(tokens[cross[0] : cross[0] + 2])))
             axis.plot(np.exp(at), 0, "D", color=shade, markersize=6, zorder=4)
         label(axis, f"{count(size)}, {teacher:.2f}", (tokens[0], gain[0]), shade, shift=(-4, 0), ha="right")
-        kept.append(pd.DataFrame({"what": "by tokens", "student_params": STUDENT, "student_tokens": tokens, "teacher_params": size, "teacher_loss": teacher, "loss": loss, "alone": itself}))
+        kept.append(
+            pd.DataFrame(
+                {
+                    "what": "by tokens",
+                    "student_params": STUDENT,
+                    "student_tokens": tokens,
+                    "teacher_params": size,
+                    "teacher_loss": teacher,
+                    "loss": loss,
+                    "alone": itself,
+                }
+            )
+        )
     axis.axhline(0, color=BLACK, linewidth=1)
     axis.axvline(distilled.range["tokens"][1], color=BLACK, linewidth=0.8, linestyle=":")
-    note(axis, f"student of {count(STUDENT)}; labels: teacher's size and loss\nbelow zero the student alone is better\ndotted: most tokens of the fit", "upper right")
+    note(
+        axis,
+        f"student of {count(STUDENT)}; labels: teacher's size and loss\nbelow zero the student alone is better\ndotted: most tokens of the fit",
+        "upper right",
+    )
     axis.set(xscale="log", xlim=(3e8, 8e12), xlabel="student's tokens", ylabel="loss alone - loss distilled (nats per token)")
     axis.set_title("With enough tokens training alone wins")
     return pd.concat(kept)

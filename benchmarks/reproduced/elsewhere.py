@@ -81,9 +81,15 @@ def _plain(draw: Callable[[], Drawn]) -> Callable[[int], Drawn]:
 
 FIGURES = (
     *(Entry(name, about, _plain(draw)) for name, (about, draw) in diffusion.FIGURES.items()),
-    *(Entry(f"scenario-{name}", f"who reaches what, when: {about}", functools.partial(scenario, name)) for name, about in SCENARIOS.items()),
+    *(
+        Entry(f"scenario-{name}", f"who reaches what, when: {about}", functools.partial(scenario, name))
+        for name, about in SCENARIOS.items()
+    ),
     Entry("departures", "when a 2x gap in structure and in data is 4x in compute, and when not, to 1e29 FLOP", departures),
-    *(Entry(f"ledger-{name}", f"time and dollars at equal loss, step by step: {about}", functools.partial(ledger, name)) for name, about in LEDGERS.items()),
+    *(
+        Entry(f"ledger-{name}", f"time and dollars at equal loss, step by step: {about}", functools.partial(ledger, name))
+        for name, about in LEDGERS.items()
+    ),
     *(Entry(f"hardware-{name}", about, functools.partial(hardware, name)) for name, about in HARDWARE.items()),
     Entry("planted", "runs with a handicap that is exact by construction, and the penalty they show", planted, files=(PLANTED,)),
 )

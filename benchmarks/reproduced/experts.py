@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 import fits
 from reproduced.drawing import count, label, note, plain, shades
 from reproduced.entry import Drawn, Entry
-from scaling.plots import BLACK, BLUE, ORANGE, PURPLE, SKY, GREEN, _axes, _styled
+from scaling.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, _axes, _styled
 
 ROUTED, JOINT = "clark-routed-curves", "ludziejewski2025"
 ROUTERS = {"S-Base": "clark2022-sbase", "RL-R": "clark2022-rlr", "Hash": "clark2022-hash"}
@@ -81,6 +81,12 @@ def _line(axis: Axes, flops: np.ndarray, values: np.ndarray, colour: str) -> Non
 
 
 FIGURES = (
-    Entry("routed-experts", "loss against experts of three routers: runs, our fit, the paper's constants", routed_figure, (ROUTED,), tuple(ROUTERS.values())),
+    Entry(
+        "routed-experts",
+        "loss against experts of three routers: runs, our fit, the paper's constants",
+        routed_figure,
+        (ROUTED,),
+        tuple(ROUTERS.values()),
+    ),
     Entry("joint-experts", "compute saved by experts and the tokens they want, by the joint law", joint_figure, curves=(JOINT,)),
 )

@@ -13,7 +13,11 @@ from reproduced.entry import Drawn, Entry
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, _axes, _styled
 
 TRAINED, AFTERWARDS = "kumar2024", "kumar2024-post-training"
-PLACES = {"bits_weights": ("weights", "gamma_w", BLUE), "bits_activations": ("activations", "gamma_a", ORANGE), "bits_cache": ("attention cache", "gamma_kv", GREEN)}
+PLACES = {
+    "bits_weights": ("weights", "gamma_w", BLUE),
+    "bits_activations": ("activations", "gamma_a", ORANGE),
+    "bits_cache": ("attention cache", "gamma_kv", GREEN),
+}
 BITS = np.linspace(2, 16, 57)
 BUDGETS = (1e17, 1e19, 1e21)
 SIZE = 2.2e8
@@ -55,7 +59,11 @@ def _optimal(axis: Axes, curve: Curve) -> pd.DataFrame:
         kept.append(pd.DataFrame({"flops": budget, "bits": BITS, "loss": loss, "what": "equal cost in bits"}))
     best = BITS[int(kept[-1]["loss"].argmin())]
     note(axis, f"least: {best:.1f} bits at every budget\n(the paper says 7 to 8; its printed\nconstants do not give that)", "upper left")
-    axis.set(xlabel="bits of weights, activations and cache", ylabel="loss over the least (nats per token)", title="Which pay at C = 6 N D bits / 16")
+    axis.set(
+        xlabel="bits of weights, activations and cache",
+        ylabel="loss over the least (nats per token)",
+        title="Which pay at C = 6 N D bits / 16",
+    )
     axis.set(xlim=(3, 20.5), ylim=(0, 0.42))
     axis.set_xticks([4, 6, 8, 12, 16])
     return pd.concat(kept)
@@ -69,14 +77,33 @@ def _afterwards(axis: Axes) -> pd.DataFrame:
         added = np.asarray(curve.evaluate(non_embedding_params=np.full(41, SIZE), tokens=ratios * SIZE, bits=np.full(41, each)))
         axis.plot(ratios, added, color=shade, linewidth=2)
         label(axis, f"{each} bits", (ratios[-1], added[-1]), shade)
-        kept.append(pd.DataFrame({"non_embedding_params": SIZE, "tokens_per_param": ratios, "bits": each, "added": added, "what": "rounded after training"}))
+        kept.append(
+            pd.DataFrame(
+                {"non_embedding_params": SIZE, "tokens_per_param": ratios, "bits": each, "added": added, "what": "rounded after training"}
+            )
+        )
     edge = 2.6e10 / SIZE
     axis.axvline(edge, color=BLACK, linewidth=0.8, linestyle=":")
     note(axis, f"{count(SIZE)} parameters;\ndotted: most tokens of the fit", "upper left")
-    axis.set(xscale="log", yscale="log", xlim=(10, 2200), ylim=(1e-4, 2), xlabel="tokens per parameter", ylabel="added loss (nats per token)", title="Weights rounded after training")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlim=(10, 2200),
+        ylim=(1e-4, 2),
+        xlabel="tokens per parameter",
+        ylabel="added loss (nats per token)",
+        title="Weights rounded after training",
+    )
     plain(axis.xaxis, [10, 30, 100, 300, 1000])
     plain(axis.yaxis, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])
     return pd.concat(kept)
 
 
-FIGURES = (Entry("precision", "effective parameters by bits, the bits that pay, and rounding after training", precision_figure, curves=(TRAINED, AFTERWARDS)),)
+FIGURES = (
+    Entry(
+        "precision",
+        "effective parameters by bits, the bits that pay, and rounding after training",
+        precision_figure,
+        curves=(TRAINED, AFTERWARDS),
+    ),
+)

@@ -29,7 +29,18 @@ def exponents(draws: int) -> tuple[pd.DataFrame, dict[tuple[str, int], Optima]]:
             assert optima.params is not None
             low, high = optima.params.interval(method="bootstrap")["a"]
             found[file, row] = optima
-            rows.append((corpus, row, stage, theirs[file, row, "basic"], optima.params.constants["a"], low, high, int(optima.table["bracketed"].sum())))
+            rows.append(
+                (
+                    corpus,
+                    row,
+                    stage,
+                    theirs[file, row, "basic"],
+                    optima.params.constants["a"],
+                    low,
+                    high,
+                    int(optima.table["bracketed"].sum()),
+                )
+            )
     return pd.DataFrame(rows, columns=["corpus", "stage", "what", "published", "ours", "low", "high", "budgets"]), found
 
 
@@ -49,7 +60,9 @@ def stages_figure(draws: int) -> Drawn:
     label(right, "RefinedWeb", (0 - 0.16, table["ours"][0]), BLUE, shift=(8, -14))
     label(right, "OpenWebText2", (0 + 0.16, table["ours"][5]), ORANGE, shift=(10, 4))
     note(right, "dots: ours with 95% interval; bars: published", "upper right")
-    right.set_xticks(range(5), [stage.replace(" to ", "\nto ").replace("'s ", "'s\n").replace(" c", "\nc").replace(" w", "\nw") for stage in STAGES])
+    right.set_xticks(
+        range(5), [stage.replace(" to ", "\nto ").replace("'s ", "'s\n").replace(" c", "\nc").replace(" w", "\nw") for stage in STAGES]
+    )
     right.set(xlim=(-0.5, 4.5), ylabel=r"exponent $a$ of $N^*\propto C^a$", title="The exponent, stage by stage")
     right.grid(axis="x", visible=False)
     return figure, table
@@ -70,4 +83,11 @@ def _optima(axis: Axes, found: dict[tuple[str, int], Optima]) -> None:
     axis.set_title("Optimal sizes on RefinedWeb")
 
 
-FIGURES = (Entry("porian-stages", "the allocation exponent from Kaplan's recipe to a tuned one, published and by our isoFLOP fits", stages_figure, (PROFILES, PUBLISHED)),)
+FIGURES = (
+    Entry(
+        "porian-stages",
+        "the allocation exponent from Kaplan's recipe to a tuned one, published and by our isoFLOP fits",
+        stages_figure,
+        (PROFILES, PUBLISHED),
+    ),
+)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,13 +15,20 @@ from fits.curve import Curve
 from reproduced.drawing import count, interval, label, note, plain, quantile_band, shades, spread
 from reproduced.entry import OWN, Drawn, Entry
 from scaling import plots
-from scaling.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, _axes, _plain_log_ticks, _styled
+from scaling.plots import BLACK, BLUE, ORANGE, RED, _axes, _plain_log_ticks, _styled
 
 RUNS, PREDICTIONS = OWN / "runs.csv", OWN / "predictions.csv"
 PROSE, GRM = OWN / "own-dense-prose.json", OWN / "own-dense-grm.json"
 FITTED_BELOW = 4e12  # FLOP: what the registered predictions were fitted to
 CLUSTERS = ["params", "tokens"]
-LAWS = ("hoffmann2022", "besiroglu2024", "muennighoff2023-single-epoch", "gadre2024-redpajama", "aghajanyan2023-text", "aghajanyan2023-code")
+LAWS = (
+    "hoffmann2022",
+    "besiroglu2024",
+    "muennighoff2023-single-epoch",
+    "gadre2024-redpajama",
+    "aghajanyan2023-text",
+    "aghajanyan2023-code",
+)
 ALLOCATIONS = ("kaplan2020-params", "porian2024-refinedweb-tuned", "deepseek2024-flops-per-token")  # which print the exponent of size alone
 
 
@@ -72,7 +82,7 @@ def predictions_figure(draws: int) -> Drawn:
     return figure, told
 
 
-def _made(runs: pd.DataFrame, line: dict[str, float]) -> tuple[int, float]:
+def _made(runs: pd.DataFrame, line: Mapping[Hashable, Any]) -> tuple[int, float]:
     """How many runs were made of a prediction, and their mean loss."""
     own = runs[(runs["width"] == line["width"]) & ((runs["flops"] / line["flops"] - 1).abs() < 0.01)]
     return len(own), float(own["loss"].mean())
@@ -85,8 +95,7 @@ def _bars(axis: Axes, told: pd.DataFrame, runs: pd.DataFrame) -> None:
         for place, (_, line) in enumerate(same.iterrows()):  # side by side where the budget is one
             at = line["flops"] * 1.12 ** (place + 1)
             interval(axis, at, line["chinchilla"], (line["chinchilla_low"], line["chinchilla_high"]), BLUE, markersize=5)
-    last = told.loc[told["flops"].idxmax()]
-    label(axis, "predicted, 95%", (1.2 * last["flops"], told["chinchilla_high"].max()), BLUE, shift=(4, 10), ha="right")
+    label(axis, "predicted, 95%", (1.2 * told["flops"].max(), told["chinchilla_high"].max()), BLUE, shift=(4, 34), ha="right")
     if len(held):
         label(axis, "runs", (held["flops"].max(), held["loss"].min()), RED, shift=(0, -12), ha="center")
 
@@ -103,7 +112,7 @@ def _errors(axis: Axes, told: pd.DataFrame) -> None:
     axis.axvline(0, color=BLACK, linewidth=1)
     axis.set_yticks(
         range(len(told)),
-        [f"{line.flops:.0e} FLOP\nwidth {line.width}, {line.times_beyond:.1f}x beyond\n{line.made} runs" for line in told.itertuples()],
+        [f"{line.flops:.0e} FLOP\nwidth {line.width}, {line.times_beyond:.1f}x beyond\n{line.made} run(s)" for line in told.itertuples()],
     )
     axis.set(xlabel="prediction over the runs' mean loss (%)", title="Error, with the registered 95% band", ylim=(-0.6, len(told) - 0.2))
     note(axis, "blue: one law; orange: ensemble of laws", "upper right")
@@ -144,10 +153,10 @@ def _exponents(curve: Curve) -> list[tuple[str, str, float, float, float]]:
     for name in ("alpha", "beta"):
         own = name if name in names else "alpha"
         ends = (np.nan, np.nan) if draws is None else np.quantile(draws[own], [0.025, 0.975])
-        rows.append((curve.name, name, constants[own], *ends))
+        rows.append((curve.name, name, constants[own], float(ends[0]), float(ends[1])))
     if len(names) == 2:
         ends = (np.nan, np.nan) if draws is None else np.quantile(draws["beta"] / (draws["alpha"] + draws["beta"]), [0.025, 0.975])
-        rows.append((curve.name, "a", constants["beta"] / (constants["alpha"] + constants["beta"]), *ends))
+        rows.append((curve.name, "a", constants["beta"] / (constants["alpha"] + constants["beta"]), float(ends[0]), float(ends[1])))
     return rows
 
 
@@ -161,21 +170,36 @@ def entropy_figure(draws: int) -> Drawn:
     for size, shade in zip(sizes, shades(len(sizes)), strict=True):
         own = runs[runs["params"] == size].groupby("tokens", as_index=False)[["loss", "flops"]].mean()
         left.plot(own["flops"], own["loss"] - truth, "o-", color=shade, markersize=5, linewidth=1.2)
-        label(left, f"{count(size)} parameters", (own["flops"].iloc[-1], own["loss"].iloc[-1] - truth), shade, fontsize=8.5)
+        label(
+            left,
+            f"{count(size)} parameters",
+            (own["flops"].iloc[0], own["loss"].iloc[0] - truth),
+            shade,
+            shift=(-6, 0),
+            ha="right",
+            fontsize=8.5,
+        )
     flops = np.geomspace(runs["flops"].min(), 10 * runs["flops"].max(), 60)
     left.plot(flops, np.array([curve.optimal(each).loss for each in flops]) - truth, color=BLUE, linewidth=2)
-    left.set(xscale="log", yscale="log", xlabel="training compute (FLOP, exact count)", ylabel="loss less the true entropy (nats per symbol)")
+    left.set(
+        xscale="log", yscale="log", xlabel="training compute (FLOP, exact count)", ylabel="loss less the true entropy (nats per symbol)"
+    )
+    left.set_xlim(left=runs["flops"].min() / 12)
     left.set_title("A source of known entropy: what is left to learn")
     _plain_log_ticks(left)
     low, high = curve.interval(0.95)["E"]
     interval(right, curve.constants["E"], 0, (low, high), BLUE, across=True)
     right.axvline(truth, color=RED, linewidth=1.6)
     label(right, f"truth {truth:.4f}", (truth, 0.6), RED, shift=(5, 0))
-    label(right, f"fitted E {curve.constants['E']:.4f} [{low:.4f}, {high:.4f}]", (curve.constants["E"], 0), BLUE, shift=(0, 14), ha="center")
+    label(
+        right, f"fitted E {curve.constants['E']:.4f} [{low:.4f}, {high:.4f}]", (curve.constants["E"], 0), BLUE, shift=(0, 14), ha="center"
+    )
     right.set(ylim=(-1, 1), xlabel="irreducible loss (nats per symbol)", title="The E that the runs give, 95% interval")
     right.set_yticks([])
     right.margins(x=0.35)
-    return figure, runs[["width", "params", "tokens", "flops", "seed", "loss", "loss_se"]].assign(truth=truth, E=curve.constants["E"], E_low=low, E_high=high)
+    return figure, runs[["width", "params", "tokens", "flops", "seed", "loss", "loss_se"]].assign(
+        truth=truth, E=curve.constants["E"], E_low=low, E_high=high
+    )
 
 
 def known_entropy() -> float:
@@ -187,7 +211,9 @@ def known_entropy() -> float:
 
 FIGURES = (
     Entry("own-profiles", "isoFLOP profiles of our dense runs with the fitted law", profiles, files=(RUNS,)),
-    Entry("own-predictions", "losses registered before the runs, with bands, beside the runs", predictions_figure, files=(RUNS, PREDICTIONS)),
+    Entry(
+        "own-predictions", "losses registered before the runs, with bands, beside the runs", predictions_figure, files=(RUNS, PREDICTIONS)
+    ),
     Entry("own-exponents", "our exponents beside the published ones", exponents_figure, curves=LAWS + ALLOCATIONS, files=(PROSE,)),
     Entry("own-entropy", "a source of known entropy: losses approaching it, and the fitted E", entropy_figure, files=(RUNS, GRM)),
 )

@@ -8,7 +8,15 @@ import pandas as pd
 from reproduced.entry import Drawn, Entry
 from scaling.fit_plots import extrapolation_figure
 
-DATASETS = ("chinchilla-epoch", "misfitting-final", "gadre-overtraining", "datablations-c4", "porian-isoflops", "olmo-ladder", "steplaw-dense")
+DATASETS = (
+    "chinchilla-epoch",
+    "misfitting-final",
+    "gadre-overtraining",
+    "datablations-c4",
+    "porian-isoflops",
+    "olmo-ladder",
+    "steplaw-dense",
+)
 
 
 def rolling_figure(draws: int) -> Drawn:
@@ -18,5 +26,11 @@ def rolling_figure(draws: int) -> Drawn:
 
 
 FIGURES = (
-    Entry("rolling-extrapolation", "error against decades ahead: laws fitted below every cut of eleven public tables", rolling_figure, DATASETS, slow=True),
+    Entry(
+        "rolling-extrapolation",
+        "error against decades ahead: laws fitted below every cut of eleven public tables",
+        rolling_figure,
+        DATASETS,
+        slow=True,
+    ),
 )
