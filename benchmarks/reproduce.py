@@ -1,113 +1,113 @@
-"""Every figure, by name: `python benchmarks/reproduce.py [--list] [--only NAME ...] [--out DIR] [--demo DIR]`.
+"""Every figure and table, by name, as PNG and as the numbers behind it (CSV).
 
-Each figure is written as PNG with the numbers behind it as CSV. The demo's figures are drawn from the runs in --demo; runs that
-are missing there are trained first (the whole demo takes a few minutes).
+    python benchmarks/reproduce.py --list
+    python benchmarks/reproduce.py [--quick] [--only NAME ...] [--out DIR] [--demo DIR]
+
+What a figure was drawn from, with the sha256 of its files, is kept in DIR/sources.json. The same command on the same data writes the same bytes.
+A figure whose data are not here is left out with the reason, which is no error. Public tables are read from the folder ISOLOSS_DATA, or fetched where they have
+an address. --quick: fewer bootstrap draws, nothing that takes minutes, no training; without it the demo's runs are made where --demo has none (minutes).
+Exit: 0 drawn or left out, 1 if a figure could not be drawn from data that are here, 2 bad usage.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+from reproduced import (
+    broken,
+    chinchilla,
+    data_limits,
+    demo,
+    distillation,
+    elsewhere,
+    experts,
+    formats,
+    isoflop_stages,
+    own_arms,
+    own_dense,
+    rolling,
+)
+from reproduced.entry import Absent, Entry
 
 import fits
 from scaling import plots
-from scaling.demo import PUBLISHED, Demo, run_demo
 from scaling.errors import InputError
-from scaling.progress import SweepProgress
-from scaling.report import demo_figures
+from scaling.paths import use_compilation_cache
 
-DEMO_FIGURES = {
-    "isoflop": "loss against size at equal compute, with the fitted law",
-    "frontier": "the fitted frontier, its band and the held-out budget",
-    "multipliers": "MoE against dense and bf16 against fp32 as compute multipliers",
-    "penalty": "the compute penalty of a 2x structure and a 2x data gap, 1e21-1e29 FLOP",
-    "diffusion": "access and performance effect of one curve at two dates",
-}
+FAMILIES = (chinchilla, data_limits, experts, formats, distillation, isoflop_stages, broken, rolling, elsewhere, own_dense, own_arms)
+QUICK, FULL = 200, 1000  # bootstrap draws
+PRINT_DPI = 300
 
 
-def published_frontier(out: Path) -> list[Path]:
-    """Published compute-optimal frontiers with their bands, extrapolated to 1e29 FLOP"""
-    curves = [fits.load(name) for name in PUBLISHED]
-    flops = np.geomspace(1e18, 1e29, 100)
-    columns = {"flops": flops}
-    for curve in curves:
-        columns[f"{curve.name} loss"] = np.array([curve.optimal(c).loss for c in flops])
-        if curve.draws is not None:
-            low, high = np.quantile(curve.frontier_draws(flops), [0.025, 0.975], axis=0)
-            columns |= {f"{curve.name} low": low, f"{curve.name} high": high}
-    table = out / "published-frontier.csv"
-    pd.DataFrame(columns).to_csv(table, index=False, float_format="%.8g")
-    return [plots.save(plots.published_frontier_figure(curves), out / "published-frontier.png"), table]
+def entries(folder: Path, train: bool = True) -> dict[str, Entry]:
+    """Every figure by its name; the demo's are drawn from the runs in `folder`."""
+    return {each.name: each for each in (*(entry for family in FAMILIES for entry in family.FIGURES), *demo.entries(folder, train))}
 
 
-def demo_figure(name: str, demo: Demo, out: Path) -> list[Path]:
-    """One of the demo's figures and its numbers."""
-    curves = {"demo": demo.curve} | {each: fits.load(each) for each in PUBLISHED}
-    figure = next(figure for found, figure, _ in demo_figures(demo, "dense", curves) if found == name)
-    dense = demo.runs[demo.runs["arm"] == "dense"]
-    predicted = demo.curve.loss(params=dense["params"].to_numpy(float), tokens=dense["tokens"].to_numpy(float))
-    flops = np.geomspace(dense["flops"].min(), 10 * dense["flops"].max(), 60)
-    low, high = np.quantile(demo.curve.frontier_draws(flops), [0.025, 0.975], axis=0)
-    fitted = [demo.curve.optimal(c).loss for c in flops]
-    numbers = {
-        "isoflop": dense.assign(predicted=predicted),
-        "frontier": pd.DataFrame({"flops": flops, "loss": fitted, "low": low, "high": high}),
-        "multipliers": pd.concat(
-            [
-                found.pairs.assign(arm=arm, mean=found.multiplier.value, mean_low=found.multiplier.low, mean_high=found.multiplier.high)
-                for arm, found in demo.multipliers.items()
-            ]
-        ),
-        "penalty": demo.penalties,
-        "diffusion": pd.DataFrame(demo.diffusion["lines"]),
-    }[name]
-    table = out / f"{name}.csv"
-    numbers.to_csv(table, index=False, float_format="%.8g")
-    return [plots.save(figure, out / f"{name}.png"), table]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="list the figures and leave")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these figures only")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="where figures and their numbers go")
-    parser.add_argument(
-        "--demo", type=Path, default=Path("isoloss-demo"), help="folder of the demo's runs, as `isoloss demo --out` leaves it"
-    )
-    arguments = parser.parse_args()
-    alone: dict[str, Callable[[Path], list[Path]]] = {"published-frontier": published_frontier}
-    known = {name: function.__doc__ or "" for name, function in alone.items()} | DEMO_FIGURES
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parsed(argv)
+    known = entries(arguments.demo, train=not arguments.quick)
     if arguments.list:
-        print("\n".join(f"{name:20} {what}" for name, what in known.items()))
-        return
-    chosen = arguments.only or list(known)
-    unknown = [name for name in chosen if name not in known]
+        for entry in known.values():
+            print(f"{entry.name:24} {entry.about}{' (minutes)' if entry.slow else ''} [{entry.words()}]")
+        return 0
+    unknown = [name for name in arguments.only or () if name not in known]
     if unknown:
-        sys.exit(f"reproduce.py: no figure {unknown[0]!r}; there are {', '.join(known)}")
+        print(f"reproduce.py: no figure {unknown[0]!r}; --list names them", file=sys.stderr)
+        return 2
+    use_compilation_cache()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    demo: Demo | None = None
-    for name in chosen:
-        if name in alone:
-            written = alone[name](arguments.out)
-        else:
-            if demo is None:
-                if not (arguments.demo / "runs.sqlite").exists():
-                    print(
-                        f"no runs in {arguments.demo}: training them now, about five minutes on two cores (--demo names another folder)",
-                        file=sys.stderr,
-                    )
-                demo = run_demo(arguments.demo, progress=SweepProgress())
-            written = demo_figure(name, demo, arguments.out)
-        print(f"{name}: {', '.join(str(path) for path in written)}")
+    outcomes = [_make(known[name], arguments.out, arguments.quick, named=bool(arguments.only)) for name in arguments.only or known]
+    print(f"{outcomes.count('drawn')} drawn, {outcomes.count('left out')} left out, {outcomes.count('failed')} failed", file=sys.stderr)
+    return 1 if "failed" in outcomes else 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="list the figures with what they need, and leave")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these figures only")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} bootstrap draws in place of {FULL}, nothing slow, no training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures and their numbers go")
+    parser.add_argument(
+        "--demo", type=Path, default=Path("isoloss-demo"), metavar="DIR", help="the demo's runs, as `isoloss demo --out` leaves them"
+    )
+    return parser.parse_args(argv)
+
+
+def _make(entry: Entry, out: Path, quick: bool, named: bool) -> str:
+    """Draws and writes one figure, or says why not: "drawn", "left out" or "failed"."""
+    reason = "takes minutes: leave out --quick, or name it by --only" if quick and entry.slow and not named else entry.lacks()
+    if reason:
+        print(f"{entry.name}: left out: {reason}", flush=True)
+        return "left out"
+    started = time.perf_counter()
+    try:
+        figure, table = entry.draw(QUICK if quick else FULL)
+    except Absent as error:
+        print(f"{entry.name}: left out: {error}", flush=True)
+        return "left out"
+    except (InputError, fits.InputError) as error:
+        print(f"{entry.name}: failed: {error}", file=sys.stderr, flush=True)
+        return "failed"
+    plots.save(figure, out / f"{entry.name}.png", PRINT_DPI)
+    table.to_csv(out / f"{entry.name}.csv", index=False, float_format="%.8g")
+    _note(entry, out, quick)
+    print(f"{entry.name}: {out / entry.name}.png and .csv, from {entry.words()} ({time.perf_counter() - started:.0f} s)", flush=True)
+    return "drawn"
+
+
+def _note(entry: Entry, out: Path, quick: bool) -> None:
+    """Adds to sources.json what the figure was drawn from."""
+    path = out / "sources.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept[entry.name] = {"about": entry.about, "draws": QUICK if quick else FULL, "from": entry.used()}
+    path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, fits.InputError) as error:
-        sys.exit(f"reproduce.py: {error}")
+    sys.exit(main())

@@ -133,7 +133,7 @@ def frontiers_figure(draws: int) -> Drawn:
     label(left, "Hoffmann et al. 2022", (flops[-1], columns["Hoffmann et al. 2022"][-1]), ORANGE, shift=(0, -9), ha="right")
     label(left, "Besiroglu et al. 2024\nand our fit, 95% bands", (1e25, columns["our fit, high"][84]), BLUE, shift=(0, 18))
     note(left, "dashed: beyond the data of the fit", "upper right")
-    left.set(xscale="log", xlabel="training compute (FLOP)", ylabel="optimal loss (nats per token)", title="The frontier")
+    left.set(xscale="log", xlabel="training compute (FLOP)", ylabel="optimal loss (nats per token)", title="The frontier", ylim=(1.6, 3.6))
     return figure, pd.DataFrame(columns)
 
 

@@ -116,7 +116,7 @@ def overtraining_figure(draws: int) -> Drawn:
         curve = fits.fit("overtraining", used, objective="squared")
         part = rows[rows["corpus"] == corpus].copy()
         part["predicted"] = np.asarray(
-            curve.loss(flops=part["flops"].to_numpy(float), tokens_per_param=part["tokens_per_param"].to_numpy(float))
+            curve.evaluate(flops=part["flops"].to_numpy(float), tokens_per_param=part["tokens_per_param"].to_numpy(float))
         )
         part["fitted"] = part["name"].isin(used["name"])
         kept.append(part[["corpus", "params", "tokens", "tokens_per_param", "flops", "loss", "predicted", "fitted"]])
@@ -130,15 +130,15 @@ def _panel(axis: Axes, part: pd.DataFrame, curve: Curve, title: str) -> None:
     for size, shade in zip(sizes, shades(len(sizes)), strict=True):
         own = part[part["params"] == size].sort_values("tokens_per_param")
         ratios = np.geomspace(4.5, 700, 80)
-        axis.plot(ratios, np.asarray(curve.loss(flops=6 * size**2 * ratios, tokens_per_param=ratios)), color=shade, linewidth=1.4)
+        axis.plot(ratios, np.asarray(curve.evaluate(flops=6 * size**2 * ratios, tokens_per_param=ratios)), color=shade, linewidth=1.4)
         for kind, face in ((True, shade), (False, "white")):
             dots = own[own["fitted"] == kind]
             axis.plot(dots["tokens_per_param"], dots["loss"], "o", color=shade, markerfacecolor=face, markersize=5.5, zorder=3)
-        label(axis, count(size), (ratios[-1], float(curve.loss(flops=6 * size**2 * ratios[-1], tokens_per_param=ratios[-1]))), shade)
+        label(axis, count(size), (ratios[-1], float(curve.evaluate(flops=6 * size**2 * ratios[-1], tokens_per_param=ratios[-1]))), shade)
     ahead = part[(part["params"] > 1e9) & (part["tokens_per_param"] > 10)]
     error = (ahead["predicted"] / ahead["loss"] - 1).abs().max()
     note(axis, f"filled: fitted (5 runs); hollow: asked\n1.4B and 6.9B: within {error:.1%}")
-    axis.set(xscale="log", yscale="log", xlabel="tokens per parameter", title=f"Trained on {title}", xlim=(4.5, 1500), ylim=(1.98, 6))
+    axis.set(xscale="log", yscale="log", xlabel="tokens per parameter", title=f"Trained on {title}", xlim=(4.5, 1500), ylim=(1.85, 6.4))
     plain(axis.xaxis, [5, 20, 80, 320])
     plain(axis.yaxis, [2.3, 2.5, 3, 3.5, 4, 5])
 

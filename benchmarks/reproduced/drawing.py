@@ -53,7 +53,8 @@ def interval(axis: Axes, x: float, y: float, ends: tuple[float, float] | None, c
         axis.plot([x], [y], given.pop("fmt"), color=colour, markersize=given["markersize"], markerfacecolor="white", markeredgewidth=1.6)
         return
     size = [[max(0.0, centre - ends[0])], [max(0.0, ends[1] - centre)]]
-    axis.errorbar([x], [y], **{"xerr" if across else "yerr": size}, **given)
+    given["xerr" if across else "yerr"] = size
+    axis.errorbar([x], [y], **given)
 
 
 def shades(count: int, low: float = 0.0, high: float = 0.85) -> list[Any]:

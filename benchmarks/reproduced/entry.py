@@ -19,7 +19,15 @@ OWN = Path(fits.__file__).parent / "own"
 MAKERS = {
     "runs.csv": "python benchmarks/own.py sweep, then export",
     "predictions.csv": "python benchmarks/own.py register",
+    "own-dense-prose.json": "python benchmarks/own.py fit",
+    "own-dense-grm.json": "python benchmarks/own.py fit",
+    "planted.csv": "python benchmarks/planted.py --store planted.sqlite --out fits/own/planted.csv",
+    "runs.sqlite": "isoloss demo, or leave out --quick",
 }
+
+
+class Absent(Exception):
+    """The files are here, but not the rows that a figure needs; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True)

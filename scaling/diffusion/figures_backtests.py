@@ -38,7 +38,7 @@ def backtests_figure() -> tuple[Figure, pd.DataFrame]:
     title = f"Forecasts: {forecasts['hits']:.0f} of {forecasts['scored']:.0f} observations inside their 80% bands"
     axis.set(
         xscale="log",
-        xlabel="forecast over observation (80% band, median); blue: hit, red: miss, black: not refuted, hollow: hindcast",
+        xlabel="forecast over observation (80% band, median)\nblue: hit, red: miss, black: not refuted, hollow: hindcast",
         title=title,
     )
     axis.grid(axis="y", visible=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scaling.diffusion.simulation import Outcome
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, _axes, _styled
@@ -25,6 +26,7 @@ def scenario_figure(found: Outcome) -> Figure:
         _controls(axis, found, named=axis is left)
         axis.set_xlim(found.cast.dates[0], found.cast.dates[-1])
         axis.set_xlabel("year")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -48,6 +50,7 @@ def _counts(axis: Axes, found: Outcome) -> None:
         axis.plot(found.cast.dates, counts[:, 0], color=colour, label=each.name)
     axis.set(ylabel="number with access", title=f"of {len(found.cast.names)} actors")
     axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=8.5, loc="lower right")
 
 
