@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -43,13 +43,14 @@ DPI = 150
 
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def _styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Draws in the package's style and leaves the caller's matplotlib settings alone."""
 
     @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 

@@ -12,7 +12,9 @@ import dataclasses
 import math
 
 from fits.curve import Curve
-from scaling.errors import InputError
+from scaling.diffusion import windows
+from scaling.diffusion.checks import check_positive
+from scaling.diffusion.trends import trend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,12 @@ class Trends:
     flops_per_usd: float = 4e17
 
     def __post_init__(self) -> None:
-        _positive(self)
+        check_positive("trends", **dataclasses.asdict(self))
+
+    @classmethod
+    def named(cls, price_performance: str, algorithms: str, flops_per_usd: float = 4e17) -> Trends:
+        """From two entries of the trends file; InputError unless they are what they stand for (a catch-up is no frontier progress)."""
+        return cls(trend(price_performance, "price_performance").growth, trend(algorithms, "frontier_algorithms").growth, flops_per_usd)
 
     @property
     def shared(self) -> float:
@@ -51,7 +58,9 @@ class Actor:
     delay_years: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, allowing_zero=("delay_years",))
+        numbers = dataclasses.asdict(self)
+        del numbers["name"]
+        check_positive(f"actor {self.name}", zero=("delay_years",), **numbers)
 
     def effective_flops(self, trends: Trends, years: float) -> float:
         """Its effective compute at time `years`."""
@@ -61,10 +70,7 @@ class Actor:
     def year_of(self, effective_flops: float, trends: Trends) -> float:
         """When its effective compute reaches `effective_flops`; infinite if it never grows to it."""
         gap = math.log(effective_flops / self.effective_flops(trends, 0.0))
-        rate = math.log(trends.shared * self.growth)
-        if rate <= 0:
-            return math.inf if gap > 0 else -math.inf
-        return gap / rate
+        return float(windows.time_to_grow(gap, math.log(trends.shared * self.growth)))
 
 
 def access_cost(curve: Curve, loss: float, trends: Trends, years: float) -> float:
@@ -80,14 +86,17 @@ def performance(curve: Curve, usd: float, trends: Trends, years: float) -> float
 def diffusion_window(leader: Actor, follower: Actor, trends: Trends, discovery: float) -> float:
     """Years from the leader's discovery at time `discovery` until the follower has the same capability.
 
-    W = [ln(i_L / i_F) + t0 ln(g_L / g_F) + ln P + delta ln g_a] / ln(g_F g_s); negative where the follower is ahead.
+    `scaling.diffusion.windows.window` between two actors, of whom the leader too may carry a penalty and a delay.
     """
-    reached = leader.effective_flops(trends, discovery)
-    return follower.year_of(reached, trends) - discovery
-
-
-def _positive(values: Trends | Actor, allowing_zero: tuple[str, ...] = ()) -> None:
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (value == 0 and field.name in allowing_zero))):
-            raise InputError(f"{type(values).__name__.lower()}: {field.name} must be positive and finite, got {value}")
+    found = windows.window(
+        leader_usd=leader.budget_usd,
+        follower_usd=follower.budget_usd,
+        leader_growth=leader.growth,
+        follower_growth=follower.growth,
+        price_performance=trends.price_performance,
+        algorithms=trends.algorithms,
+        penalty=follower.penalty / leader.penalty,
+        delay=follower.delay_years - leader.delay_years,
+        discovery=discovery,
+    )
+    return float(found)
