@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
@@ -123,8 +122,7 @@ def population_budgets(population: Population) -> np.ndarray:
     """Budgets of a population, largest first.
 
     pareto and lognormal: the quantiles at the middles of `count` equal parts, so that the number above any budget is within one of count * S.
-    allocation: N(> x largest) = (1/s) ln(1/x) for kappa = 1, (1/s) kappa/(1 - kappa) (x^(kappa - 1) - 1) else, s the largest run's share
-    (Kumar & Manning 2025, arXiv 2504.16138, in closed form); the n-th run lies where N is n - 1/2.
+    allocation: the n-th run lies where `access.models_above`, N(> x largest) = (1/s) kappa/(1 - kappa) (x^(kappa - 1) - 1), is n - 1/2.
     """
     p, count = population, population.count or 0
     upper = (np.arange(count) + 0.5) / max(count, 1)  # share of members above
@@ -149,14 +147,6 @@ def population_budgets(population: Population) -> np.ndarray:
             raise InputError(f"populations.{p.name}: with kappa {p.kappa:g} there are only {most} runs, fewer than count {count}")
         log_x = np.log(inside) / (p.kappa - 1)
     return p.total_usd * p.largest_share * np.exp(log_x)
-
-
-def runs_above(total: float, threshold: Any, largest_share: float, kappa: float = 1.0) -> Any:
-    """Number of runs a year above `threshold`, in the unit of `total`, under the allocation model; zero above the largest run."""
-    ratio = np.maximum(total * largest_share / np.asarray(threshold, float), 1.0)
-    if kappa == 1:
-        return np.log(ratio) / largest_share
-    return kappa / (1 - kappa) * (ratio ** (1 - kappa) - 1) / largest_share
 
 
 def growth(value: float | str, what: str) -> float:

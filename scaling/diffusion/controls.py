@@ -207,11 +207,11 @@ def _resolved(text: str) -> tuple[str, datetime.date]:
     """The rule that a text means: by name or day of announcement, else the one in force on that day."""
     try:
         found = rule(text)
-    except InputError:
+    except InputError as error:
         try:
             day = datetime.date.fromisoformat(text)
         except ValueError:
-            raise
+            raise error from None
         if (standing_rule := in_force(day)) is None:
             raise InputError(f"no rule on accelerators was in force on {text}") from None
         return standing_rule.name, day

@@ -24,11 +24,10 @@ WIDTH = REACH / NODES
 
 
 class Table(NamedTuple):
-    """Deficit, its slope and its curvature at the middles of NODES equal cells of y from the wall on, (nodes, worlds); the wall (1, worlds)."""
+    """Deficit and its slope at the ends of NODES equal cells of y from the wall on, (nodes + 1, worlds); the wall (1, worlds)."""
 
     value: Array
     slope: Array
-    curvature: Array
     wall: Array
 
 
@@ -44,7 +43,7 @@ def log_effect(log_d: Array) -> tuple[Array, Array, Array]:
 def tabulate(alpha: Array, beta: Array) -> Table:
     """The table of each world's law; alpha and beta are (1, worlds)."""
     wall = -jnp.log(beta / alpha) / alpha
-    beyond = (jnp.arange(NODES, dtype=wall.dtype)[:, None] + 0.5) * WIDTH + jnp.zeros_like(wall)
+    beyond = jnp.arange(NODES + 1, dtype=wall.dtype)[:, None] * WIDTH + jnp.zeros_like(wall)
 
     def y(log_d: Array) -> tuple[Array, Array]:
         """y beyond the wall, and its slope. Convex, so that Newton's method from the right goes straight to the root."""
@@ -61,24 +60,23 @@ def tabulate(alpha: Array, beta: Array) -> Table:
     at_wall = 1 + (beta + 1 / R) / alpha
     start = jnp.minimum(beyond / at_wall, jnp.log1p(alpha * R * beyond + R))
     log_d = jax.lax.fori_loop(0, STEPS, step, start)
-    log_g, e, slope_e = log_effect(log_d)
-    slope = alpha * (1 - e) / (alpha + beta * e)
+    log_g, e, _ = log_effect(log_d)
     # Fresh data of the same loss: g^-beta (1 + (beta/alpha) e) = (1 + beta/alpha) e^(-gamma y_fresh), y measured from the wall.
     gamma = alpha * beta / (alpha + beta)
     fresh = (beta * log_g - jnp.log((alpha + beta * e) / (alpha + beta))) / gamma
-    curvature = -alpha * (alpha + beta) / (alpha + beta * e) ** 2 * e * slope_e / y(log_d)[1]
-    return Table(beyond - fresh, slope, curvature, wall)
+    return Table(beyond - fresh, alpha * (1 - e) / (alpha + beta * e), wall)
 
 
 def deficit(table: Table, y: Array) -> Array:
-    """The deficit at y (actors, worlds): zero short of the wall."""
+    """The deficit at y (actors, worlds), by cubic pieces that join smoothly: zero short of the wall, a straight line beyond the table."""
     beyond = y - table.wall
     inside = jnp.clip(beyond, 0.0, REACH)
     node = jnp.minimum((inside / WIDTH).astype(jnp.int32), NODES - 1)
-    value, slope, curvature = (_at(column, node) for column in (table.value, table.slope, table.curvature))
-    off = inside - (node.astype(y.dtype) + 0.5) * WIDTH
-    found = value + off * (slope + off * curvature / 2) + (beyond - inside) * slope
-    return jnp.where(beyond > 0, jnp.maximum(found, 0.0), 0.0)
+    v0, v1, s0, s1 = (_at(column, node + end) for column in (table.value, table.slope) for end in (0, 1))
+    t = inside / WIDTH - node.astype(y.dtype)
+    bend = WIDTH * (s0 + s1) - 2 * (v1 - v0)
+    found = v0 + t * (WIDTH * s0 + t * ((v1 - v0) - WIDTH * s0 - (1 - t) * bend))
+    return jnp.where(beyond > 0, found + (beyond - inside) * s1, 0.0)
 
 
 def _at(column: Array, node: Array) -> Array:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fits import frontier
-from fits.curve import Curve
 from scaling.diffusion.actors import Cast
+from scaling.diffusion.conversion import BoundedScore, LossPower
 from scaling.diffusion.monte_carlo import Model
 from scaling.diffusion.scenario import Scenario
 from scaling.diffusion.worlds import Runs
@@ -81,16 +80,11 @@ def _windows(scenario: Scenario, cast: Cast, reached: np.ndarray, first: np.ndar
     return rows
 
 
-def losses(curve: Curve, x: np.ndarray) -> np.ndarray:
-    """The loss of the curve at ln X."""
-    return np.asarray(frontier.loss_on_frontier(curve.law, curve.vector, np.exp(x) / curve.flops_per_param_token))
-
-
-def score(scenario: Scenario, curve: Curve, levels: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """The bounded benchmark of a loss; `levels` are the capabilities' ln X."""
+def score(scenario: Scenario, law: LossPower, levels: np.ndarray) -> BoundedScore:
+    """The scenario's bounded benchmark; `levels` are the capabilities' ln X, of which the first is its middle unless one is given."""
     s = scenario.score
-    midpoint = float(losses(curve, levels[0, 0])) if s.midpoint is None else s.midpoint
-    return s.base + s.span / (1 + np.exp(np.clip(s.slope * (loss - midpoint), -500, 500)))
+    middle = float(law.loss(levels[0, 0])) if s.midpoint is None else s.midpoint
+    return BoundedScore(law, middle, s.slope, s.span, s.base)
 
 
 def behind(own: np.ndarray, leader: np.ndarray, dates: np.ndarray) -> np.ndarray:
@@ -129,8 +123,9 @@ def actors(scenario: Scenario, cast: Cast, model: Model, runs: Runs, draws: slic
     """Named actors over time: what they reach, and how far they are behind the leader in months, compute, loss and score."""
     level = scenario.uncertainty.level
     lead = cast.named.index(cast.leader)
-    loss = losses(model.curve, runs.accessible)
-    scores = score(scenario, model.curve, model.levels, loss)
+    law = LossPower.of(model.curve)
+    reducible = law.reducible(runs.accessible)
+    scores = score(scenario, law, model.levels).performance(runs.accessible)
     users = _users(scenario, cast, runs)
     whole = [row for row, date in enumerate(cast.dates) if abs(date - round(date)) < 1e-6 or row == len(cast.dates) - 1]
     found = []
@@ -143,13 +138,13 @@ def actors(scenario: Scenario, cast: Cast, model: Model, runs: Runs, draws: slic
                 "lead_months": MONTHS * lead_time,
                 "compute_ratio": np.exp(runs.run[:, lead] - runs.run[:, place]),
                 "effective_ratio": np.exp(runs.accessible[:, lead] - runs.accessible[:, place]),
-                "loss_gap": loss[:, place] - loss[:, lead],
+                "loss_gap": reducible[:, place] - reducible[:, lead],
                 "score_gap": scores[:, lead] - scores[:, place],
             }
             paths = {
                 "run_flops": np.exp(runs.run[:, place]),
                 "effective_flops": np.exp(runs.accessible[:, place]),
-                "loss": loss[:, place],
+                "loss": law.irreducible + reducible[:, place],
                 "score": scores[:, place],
                 "users_millions": users[:, place] / 1e6,
             }

@@ -33,12 +33,12 @@ def labels(scenario: Scenario, cast: Cast) -> list[str]:
     return found + [f"{name}: gap at the end, decades of effective compute" for name in followers]
 
 
-def outputs(runs: Runs, spec: Spec) -> Any:
-    """The same as numbers, (outputs, worlds)."""
-    followers = jnp.array([row for row in range(len(spec.named)) if row != spec.leader], int)
+def outputs(runs: Runs, spec: Spec, xp: Any = np) -> Any:
+    """The same as numbers, (outputs, worlds); `xp` is jax.numpy where they are traced."""
+    followers = np.array([row for row in range(len(spec.named)) if row != spec.leader], int)
     gaps = (runs.accessible[-1][spec.leader][None] - runs.accessible[-1][followers]) / DECADE
     dates = runs.reached[:, followers].reshape(-1, gaps.shape[-1])
-    return jnp.concatenate([jnp.min(runs.reached, axis=1), dates, gaps])
+    return xp.concatenate([xp.min(runs.reached, axis=1), dates, gaps])
 
 
 def gradients(scenario: Scenario, cast: Cast, model: Model) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def gradients(scenario: Scenario, cast: Cast, model: Model) -> list[dict[str, An
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _sloped(spec: Spec, names: Any, centre: Any, fields: Any, law: Any, *still: Any) -> tuple[Any, Any]:
     def values(z: Any) -> tuple[Any, Any]:
-        found = outputs(simulated(spec, names, fields, law, z[:, None], *still), spec)[:, 0]
+        found = outputs(simulated(spec, names, fields, law, z[:, None], *still), spec, jnp)[:, 0]
         return found, found
 
     slopes, found = jax.jacfwd(values, has_aux=True)(centre)
@@ -83,7 +83,7 @@ def sobol(scenario: Scenario, cast: Cast, model: Model, base: int = BASE_POINTS)
     mixed = [np.where(np.arange(count)[:, None] == place, b, a) for place in range(count)]
     found = run(alone, np.concatenate([a, b, *mixed], axis=1))
     horizon = cast.dates[-1] - cast.dates[0]
-    values = np.minimum(np.asarray(outputs(found, alone.spec)), np.inf)
+    values = outputs(found, alone.spec)
     values = np.where(np.isfinite(values), values, horizon)
     fa, fb, *fm = np.split(values, 2 + count, axis=1)
     variance = np.var(np.concatenate([fa, fb], axis=1), axis=1)

@@ -23,13 +23,17 @@ import fits
 from fits.selection import select
 from models.config import ConfigError
 from scaling import InputError, curves_command, output
+from scaling.diffusion.actors import build as build_cast
+from scaling.diffusion.monte_carlo import model as prepare_worlds
+from scaling.diffusion.scenario import read_scenario
 from scaling.jobs import FitJob, read_job
-from scaling.ledger.scenario import Scenario, read_scenario
+from scaling.ledger.scenario import Scenario
+from scaling.ledger.scenario import read_scenario as read_ledger
 from scaling.plan import read_plan
 from scaling.store import Store, open_existing
 from scaling.store.exchange import read_entries
 from scaling.store.integrity import check
-from scaling.toml_files import read_toml, validated
+from scaling.toml_files import validated
 from tests.fuzz.inputs import WOUNDS, altered, edited, either, wounded
 from tests.scaling.stored import OWNER, made, planned
 
@@ -184,6 +188,12 @@ def _runs_of_plan(source: Any) -> None:
     read_plan(source).jobs()
 
 
+def _cast_of(source: Any) -> None:
+    scenario = read_scenario(source)
+    curve = fits.load(scenario.curve)
+    prepare_worlds(scenario, build_cast(scenario, curve), curve)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """A strategy of inputs, and what reads them. Bytes are written to a file of this ending first."""
@@ -199,8 +209,9 @@ READERS = {
     "plan": Reader(altered(tomllib.loads(PLAN.decode())).filter(lambda value: isinstance(value, dict)), _runs_of_plan),
     "job file": Reader(either(JOB), read_job, ".toml"),
     "job": Reader(altered(tomllib.loads(JOB.decode())), lambda fields: validated(FitJob, fields, "job")),
-    "scenario file": Reader(either(SCENARIO), read_toml, ".toml"),
-    "ledger file": Reader(either(LEDGER), read_scenario, ".toml"),
+    "scenario file": Reader(either(SCENARIO), _cast_of, ".toml"),
+    "scenario": Reader(altered(tomllib.loads(SCENARIO.decode())).filter(lambda value: isinstance(value, dict)), _cast_of),
+    "ledger file": Reader(either(LEDGER), read_ledger, ".toml"),
     "ledger": Reader(altered(tomllib.loads(LEDGER.decode())), lambda fields: validated(Scenario, fields, "scenario")),
     "csv": Reader(either(TABLE), fits.read_runs, ".csv"),
     "jsonl": Reader(st.one_of(either(LINES), altered(ROWS).map(_lines)), fits.read_runs, ".jsonl"),
