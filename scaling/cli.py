@@ -15,6 +15,7 @@ from scaling import (
     curves_command,
     data_command,
     estimate_command,
+    explore_command,
     fit_command,
     output,
     plan_command,
@@ -40,6 +41,7 @@ app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
+app.command()(explore_command.explore)
 
 
 @app.command()
