@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
+import threading
+import webbrowser
 from typing import Annotated
 
 import typer
@@ -19,23 +23,26 @@ def explore(
     """Open a page to move gaps, data, chips, dates and controls, and see the figures change."""
     from scaling.errors import InputError
 
+    listener = _listen(port)
     try:
         from werkzeug.serving import make_server
 
         from scaling.explorer.page import build
     except ModuleNotFoundError as error:
         raise InputError(f"explore: {error.name} is missing; install the extra: pip install 'isoloss[explore]'") from None
+    from scaling.explorer.answers import answer
+    from scaling.explorer.state import State
     from scaling.paths import use_compilation_cache
 
-    listener = _listen(port)
     use_compilation_cache()
-    app = build()
-    server = make_server(HOST, listener.getsockname()[1], app.server, threaded=True, fd=listener.fileno())
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line a request
+    server = make_server(HOST, listener.getsockname()[1], build().server, threaded=True, fd=listener.fileno())
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     output.say(f"explorer: {address} (Ctrl-C ends it)")
+    sys.stdout.flush()
+    # What the first page needs is compiled while the browser opens.
+    threading.Thread(target=answer, args=(State(),), daemon=True).start()
     if not no_browser:
-        import webbrowser
-
         webbrowser.open(address)
     server.serve_forever()
 
@@ -50,6 +57,7 @@ def _listen(port: int) -> socket.socket:
     try:
         listener.bind((HOST, port))
     except OSError as error:
+        listener.close()
         raise InputError(
             f"explore: port {port} cannot be used ({error.strerror}); choose another with --port, or 0 for a free one"
         ) from None

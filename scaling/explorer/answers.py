@@ -22,9 +22,8 @@ from scaling.penalty import Penalty, compute_penalty
 from scaling.penalty_batch import penalties
 
 GRID = np.geomspace(1e21, 1e29, 33)
-BAND_GRID = np.geomspace(1e21, 1e29, 17)
-BAND_DRAWS = 100
-LEVEL = 0.95
+LEVEL = 0.9
+BAND_DRAWS, BAND_STEP = 60, 2  # the band takes this many draws at every second point: a thousand penalties, for the sake of speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +77,9 @@ class Answers:
     labs: tuple[Lab, Lab]
 
     @property
-    def first(self) -> Penalty:
-        """The penalty by the first curve, which waterfall, time and dollars follow."""
-        return next(iter(self.points.values()))
+    def timed(self) -> bool:
+        """Whether both labs' chips have an estimate, so that the steps end in time and not in compute."""
+        return all(lab.estimate for lab in self.labs)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as one object, as /numbers.json gives it."""
@@ -128,27 +127,20 @@ def penalty_settings(state: State) -> dict[str, Any]:
 
 
 def _line(name: str, curve: Curve, settings: dict[str, Any]) -> pd.DataFrame:
-    """Penalty against compute, with the band of the curve's draws between the points where it is computed."""
+    """Penalty against compute, with the band of the curve's draws, if it has any."""
     line = pd.DataFrame(
         {"curve": name, "flops": GRID, "value": penalties(curve, flops=GRID, **settings).value, "low": np.nan, "high": np.nan}
     )
     if curve.draws is not None:
-        found = penalties(_thinned(curve), flops=BAND_GRID, draws=True, **settings).value
+        found = penalties(_thinned(curve), flops=GRID[::BAND_STEP], draws=True, **settings).value
         for side, quantile in (("low", (1 - LEVEL) / 2), ("high", (1 + LEVEL) / 2)):
-            edge = np.quantile(found, quantile, axis=0, method="inverted_cdf")  # of values that may be infinite
-            line.loc[::2, side] = edge
+            line.loc[::BAND_STEP, side] = np.quantile(found, quantile, axis=0, method="inverted_cdf")  # values may be infinite
     return line
 
 
-@functools.cache
-def _thinned_by_name(name: str) -> Curve:
-    curve = known_curves()[name]
+def _thinned(curve: Curve) -> Curve:
     assert curve.draws is not None
     return dataclasses.replace(curve, draws=curve.draws[:: max(1, len(curve.draws) // BAND_DRAWS)][:BAND_DRAWS])
-
-
-def _thinned(curve: Curve) -> Curve:
-    return _thinned_by_name(curve.name)
 
 
 def _lab(name: str, model: str, flops: float, chip: str, chips: int, format: str, state: State) -> Lab:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import traceback
 from typing import Any
 
 import dash
@@ -16,6 +17,7 @@ from scaling import output
 from scaling.errors import InputError
 from scaling.explorer import figures
 from scaling.explorer.answers import Answers, Lab, answer
+from scaling.explorer.figures import short
 from scaling.explorer.state import (
     CHOICES,
     RANGES,
@@ -60,16 +62,17 @@ LABELS = {
     "destination": "Destination",
 }
 FIGURES = {
-    "penalty": "Compute penalty against the leader's training compute, one line a curve",
-    "waterfall": "Factors between the leader's and the follower's training time",
-    "cost": "Training time and dollars of both labs",
+    "penalty": "Compute penalty at equal loss",
+    "waterfall": "From the leader's training to the follower's",
+    "cost": "Training time and dollars at equal loss, 80% bands",
 }
+OPEN_ON_A_PHONE = 2  # groups of controls; on a wide screen all are open
 _SLIDER_STEPS = 200
 
 
 def build() -> dash.Dash:
     """The Dash application; everything it serves comes from this machine."""
-    app = dash.Dash(__name__, title="Isoloss explorer", update_title="", suppress_callback_exceptions=True)
+    app = dash.Dash(__name__, title="Isoloss explorer", update_title="", suppress_callback_exceptions=True, on_error=_failed)
     app.layout = html.Main([dcc.Store(id="address"), dcc.Store(id="query"), html.Div(id="page")], id="main")
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     _callbacks(app)
@@ -109,6 +112,14 @@ def _callbacks(app: dash.Dash) -> None:
     )(_answer)
 
 
+def _failed(error: Exception) -> None:
+    """Says on the page what nobody foresaw, and leaves it in the terminal too."""
+    traceback.print_exception(error)
+    dash.set_props(
+        "message", {"children": f"This setting failed inside Isoloss ({type(error).__name__}: {error}); the last answer is kept."}
+    )
+
+
 def _answer(_: list[Any]) -> tuple[Any, ...]:
     """Everything that a changed form changes; a bad value changes only the message."""
     values = {field["id"]["name"]: field.get("value") for field in ctx.inputs_list[0]}
@@ -144,31 +155,35 @@ def _downloads(app: dash.Dash) -> None:
         app.server.add_url_rule(f"/numbers.{kind}", f"numbers-{kind}", functools.partial(numbers, kind))
 
 
-def _page(address: str | None) -> list[Any]:
-    """The whole page in the state of its address."""
-    state, problems = read_query(address or "")
+def _page(address: dict[str, Any] | None) -> list[Any]:
+    """The whole page in the state of its address; `narrow` says that it is read on a small screen."""
+    search, narrow = (address["search"], address["narrow"]) if address else ("", False)
+    state, problems = read_query(search)
     if not problems:
         try:
             answer(state)
         except InputError as error:
             state, problems = State(), [f"{error}; the defaults are used"]
     warning = [html.P("This address no longer fits: " + "; ".join(problems) + ".", id="stale", role="alert")] if problems else []
+    groups = [_group(name, state, opened=not narrow or place < OPEN_ON_A_PHONE) for place, name in enumerate(GROUPS)]
     return [
-        html.Header([html.H1("Isoloss: how much more compute for the same loss?"), html.P(id="headline", role="status")]),
+        html.H1("Isoloss: how much more compute for the same loss?"),
+        html.P(id="headline", role="status"),
         *warning,
         html.P(id="message", role="alert"),
         html.Div(
             [
-                html.Form([_group(name, fields, state) for name, fields in GROUPS.items()], id="form"),
-                html.Section([*(_figure(name) for name in FIGURES), html.Div(id="tables"), _links()]),
+                html.Div(groups, role="form", **{"aria-label": "settings"}),
+                html.Section([*(_figure(name, title) for name, title in FIGURES.items()), html.Div(id="tables"), _links()]),
             ],
             className="columns",
         ),
     ]
 
 
-def _group(name: str, fields: tuple[str, ...], state: State) -> html.Fieldset:
-    return html.Fieldset([html.Legend(name), *(_control(field, getattr(state, field)) for field in fields)])
+def _group(name: str, state: State, opened: bool) -> html.Details:
+    controls = [_control(field, getattr(state, field)) for field in GROUPS[name]]
+    return html.Details([html.Summary(name), *controls], open=opened, className="group")
 
 
 def _control(name: str, value: Any) -> html.Div:
@@ -207,18 +222,19 @@ def _place(name: str, value: float) -> float:
     return math.log10(min(max(value, low), high))
 
 
-def _figure(name: str) -> html.Figure:
+def _figure(name: str, title: str) -> html.Figure:
     buttons = [
         html.Button(
-            format.upper(),
-            id={"type": "save", "figure": name, "format": format},
+            kind.upper(),
+            id={"type": "save", "figure": name, "format": kind},
             type="button",
-            **{"aria-label": f"{name} figure as {format.upper()}"},
+            **{"aria-label": f"{title}: save as {kind.upper()}"},
         )
-        for format in ("png", "svg")
+        for kind in ("png", "svg")
     ]
     graph = dcc.Graph(id=f"figure-{name}", config={"displayModeBar": False, "responsive": True}, className="graph")
-    return html.Figure([html.Div(graph, role="img", **{"aria-label": FIGURES[name]}), html.Div(buttons, className="buttons")])
+    plot = html.Div(graph, role="img", **{"aria-label": title})
+    return html.Figure([html.Figcaption([html.H2(title), html.Span(buttons)]), plot])
 
 
 def _links() -> html.P:
@@ -269,18 +285,16 @@ def tables(found: Answers) -> list[Any]:
 
 def _lab_row(lab: Lab, state: State) -> dict[str, str]:
     spent = lab.cost
-    status = lab.verdict.status.replace("_", " ")
+    days = [short(hours / 24) for hours in (spent.hours, *spent.hours_band)] if spent else []
     return {
         "lab": lab.name,
         "compute, FLOP": _short(lab.flops),
         "chips": f"{lab.chips:,} {lab.chip}, {lab.format}",
         "utilisation": f"{lab.estimate.mfu:.0%}" if lab.estimate else "",
-        "days (80% band)": f"{spent.hours / 24:,.3g} [{spent.hours_band[0] / 24:,.3g}, {spent.hours_band[1] / 24:,.3g}]"
-        if spent
-        else f"none: {lab.reason}",
+        "days (80% band)": f"{days[0]} [{days[1]}, {days[2]}]" if days else f"none: {lab.reason}",
         "USD, bought chips": _short(spent.usd_buy) if spent else "",
         "USD, rented": _short(spent.usd_rent) if spent else "",
-        f"export to {state.destination} on {state.on}": f"{status}: {lab.verdict.reason}",
+        f"export to {state.destination} on {state.on}": f"{lab.verdict.status.replace('_', ' ')}: {lab.verdict.reason}",
     }
 
 
@@ -291,4 +305,4 @@ def _table(caption: str, rows: list[dict[str, str]]) -> html.Div:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else "none" if not math.isfinite(value) else number(float(f"{value:.3g}"))
+    return "" if value is None else short(value) if math.isfinite(value) else "none"

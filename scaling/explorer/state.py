@@ -94,7 +94,10 @@ def read_field(name: str, text: str) -> Any:
     if name == "curves":
         return _curves(text)
     if name.endswith("_chip"):
-        return find_chip(text).name
+        try:
+            return find_chip(text).name
+        except InputError as error:
+            raise InputError(f"{label(name)}: {error}") from None
     if name == "on":
         try:
             return datetime.date.fromisoformat(text).isoformat()

@@ -1,7 +1,7 @@
 // What the page does without asking the server: slider and text box follow each other, the address keeps the state, figures are saved.
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.isoloss = {
-  address: () => window.location.search,
+  address: () => ({ search: window.location.search, narrow: window.innerWidth < 832 }),
 
   keep: (query) => {
     if (typeof query === "string") {
@@ -34,7 +34,12 @@ window.dash_clientside.isoloss = {
     const { figure, format } = window.dash_clientside.callback_context.triggered_id;
     const plot = document.querySelector(`#figure-${figure} .js-plotly-plot`);
     if (clicks && plot) {
-      window.Plotly.downloadImage(plot, { format, filename: `isoloss-${figure}`, width: 900, height: 540, scale: format === "png" ? 2 : 1 });
+      const title = plot.closest("figure").querySelector("h2").textContent;
+      const settings = decodeURIComponent(window.location.search.slice(1)) || "default settings";
+      const text = `<b>${title}</b><br><span style="font-size:11px">isoloss explore: ${settings}</span>`;
+      const layout = { ...plot.layout, title: { text, x: 0.02, xanchor: "left" }, margin: { l: 20, r: 30, t: 100, b: 20 } };
+      const size = { width: 900, height: 540, scale: format === "png" ? 2 : 1 };
+      window.Plotly.downloadImage({ data: plot.data, layout }, { format, filename: `isoloss-${figure}`, ...size });
     }
     return window.dash_clientside.no_update;
   },
