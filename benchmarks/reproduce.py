@@ -19,7 +19,7 @@ from scaling import plots
 from scaling.demo import PUBLISHED, Demo, run_demo
 from scaling.errors import InputError
 from scaling.progress import SweepProgress
-from scaling.report import demo_figures
+from scaling.report.demo import demo_figures
 
 DEMO_FIGURES = {
     "isoflop": "loss against size at equal compute, with the fitted law",

@@ -19,6 +19,7 @@ from scaling import (
     fit_command,
     output,
     plan_command,
+    report_command,
     runs_command,
     sweep_command,
 )
@@ -42,6 +43,7 @@ app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
 app.command()(runs_command.runs)
 app.command()(explore_command.explore)
+app.command()(report_command.report)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -152,9 +153,9 @@ def shown(page, curve: str = "hoffmann2022") -> float:
     return float(page.locator(f'.value[data-curve="{curve}"]').get_attribute("data-value"))
 
 
-def expected(name: str = "hoffmann2022", **changes) -> float:
-    settings = {"flops": 1e26, "structure": 2.0, "data": 2.0, "unique_tokens": 15e12} | changes
-    return compute_penalty(fits.load(name), **settings).value
+def expected(name: str = "hoffmann2022", **changes: Any) -> float:
+    given: dict[str, Any] = {"flops": 1e26, "structure": 2.0, "data": 2.0, "unique_tokens": 15e12}
+    return compute_penalty(fits.load(name), **given | changes).value
 
 
 def test_a_slider_changes_the_number_to_that_of_the_python_call(visit):
