@@ -14,6 +14,7 @@ from scaling import (
     chips_command,
     curves_command,
     data_command,
+    diffuse_command,
     estimate_command,
     explore_command,
     fit_command,
@@ -41,6 +42,7 @@ app.command()(plan_command.plan)
 app.command()(estimate_command.estimate)
 app.command()(chips_command.chips)
 app.command()(sweep_command.sweep)
+app.command()(diffuse_command.diffuse)
 app.command()(runs_command.runs)
 app.command()(explore_command.explore)
 app.command()(report_command.report)

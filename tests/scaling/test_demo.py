@@ -26,6 +26,7 @@ def plan(text_folder):
 
 def test_demo_end_to_end_and_again(plan, tmp_path, monkeypatch):
     from scaling import demo, report
+    from scaling.report.demo import TITLE
 
     monkeypatch.setattr(demo, "BOOTSTRAP", 50)
     first = run_demo(tmp_path / "out", demo.read_plan(plan))
@@ -52,7 +53,7 @@ def test_demo_end_to_end_and_again(plan, tmp_path, monkeypatch):
     said = report.sections([tmp_path / "out"])  # the same page, read again from the folder, and the store's section beside it
     assert [section.kind for section in said] == ["demo", "store"]
     assert dict(said[0].facts) == dict(demo.summary_rows(first))
-    report.write(tmp_path / "demo.html", report.demo.TITLE, said[:1])
+    report.write(tmp_path / "demo.html", TITLE, said[:1])
     assert (tmp_path / "demo.html").read_text() == page
 
     started = time.monotonic()
