@@ -13,7 +13,7 @@ from scaling.output import Json
 
 def report(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR|FILE ...", help="Run stores (.sqlite), curves (.json), or folders of them.")
+        list[Path], typer.Argument(metavar="DIR|FILE ...", help="Run stores (.sqlite), curves (.json), scenarios (.toml), folders.")
     ],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     as_json: Json = False,

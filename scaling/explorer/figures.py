@@ -40,7 +40,7 @@ def penalty_figure(answers: Answers) -> Figure:
         else:
             notes.append({"text": f"{name}: out of reach here", "font": {"color": colour}, "yshift": 15 * place})
     spot = {"x": math.log10(at), "y": 0.03, "yref": "paper", "showarrow": False, "xanchor": "left" if at < 1e25 else "right"}
-    layout = _layout("leader's training compute (FLOP)", "follower's compute / leader's")
+    layout = plain_layout("leader's training compute (FLOP)", "follower's compute / leader's")
     layout["xaxis"] |= {"type": "log", "range": [20.9, 29.1], "exponentformat": "power"}
     layout["yaxis"] |= {"type": "log", "range": _penalty_range(answers)} | _ticks(f"{tick:g}" for tick in _NICE)
     layout["shapes"] = [
@@ -75,7 +75,7 @@ def waterfall_figure(answers: Answers) -> Figure:
         "marker": {"color": [row[4] for row in rows]},
         "hoverinfo": "y+text",
     }
-    layout = _layout(f"times the leader's {'time' if answers.timed else 'compute'}", "")
+    layout = plain_layout(f"times the leader's {'time' if answers.timed else 'compute'}", "")
     layout["yaxis"] |= {"autorange": "reversed", "showgrid": False}
     ends = (low / (room if low < 1 else 1), high * room)
     layout["xaxis"] |= _linear_in_logs(*ends, "") | {"zeroline": True, "zerolinecolor": INK}
@@ -84,7 +84,7 @@ def waterfall_figure(answers: Answers) -> Figure:
 
 def cost_figure(answers: Answers) -> Figure:
     """Days and dollars of both labs, with the 80% band of the speed."""
-    layout = _layout("days", "")
+    layout = plain_layout("days", "")
     layout["xaxis2"] = layout["xaxis"] | {"title": {"text": "USD, as share of bought chips", "standoff": 6}}
     layout["yaxis"] |= {"domain": [0.64, 1.0], "range": [1.6, -0.9], "showgrid": False}
     layout["yaxis2"] = layout["yaxis"] | {"domain": [0.0, 0.36]}
@@ -131,7 +131,8 @@ def short(value: float) -> str:
     return number(float(f"{value:.3g}"))
 
 
-def _layout(x: str, y: str) -> Figure:
+def plain_layout(x: str, y: str) -> Figure:
+    """What all figures have in common, with the titles of their axes."""
     axis = {"gridcolor": RULE, "linecolor": INK, "ticks": "outside", "tickcolor": "#999999", "automargin": True, "tickangle": 0}
     return {
         "xaxis": axis | {"title": {"text": x, "standoff": 6}},

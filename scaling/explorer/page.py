@@ -21,6 +21,7 @@ from scaling.explorer.figures import short
 from scaling.explorer.state import (
     CHOICES,
     RANGES,
+    THE_GAPS,
     State,
     known_curves,
     label,
@@ -39,7 +40,8 @@ GROUPS = {
     "How they train": ("overtraining", "served_tokens"),
     "Leader's chips": ("leader_chip", "leader_chips", "leader_format"),
     "Follower's chips": ("follower_chip", "follower_chips", "follower_format"),
-    "Model, dates and controls": ("model", "on", "destination"),
+    "Model and export rules": ("model", "on", "destination"),
+    "Who reaches what, when": ("scenario", "laggard", "controls", "controls_from"),
 }
 LABELS = {
     "curves": "Scaling laws",
@@ -60,12 +62,18 @@ LABELS = {
     "model": "Shape whose speed is used",
     "on": "Export rules on (date)",
     "destination": "Destination",
+    "scenario": "Scenario",
+    "laggard": "Its second actor's structure and data gaps",
+    "controls": "Its controls",
+    "controls_from": "First control moved to (date)",
 }
 FIGURES = {
     "penalty": "Compute penalty at equal loss",
     "waterfall": "From the leader's training to the follower's",
     "cost": "Training time and dollars at equal loss, 80% bands",
+    "diffusion": "Who reaches what, when",
 }
+SCENARIO = ("structure", "data", "scenario", "laggard", "controls", "controls_from")  # what that figure hangs on
 OPEN_ON_A_PHONE = 2  # groups of controls; on a wide screen all are open
 _SLIDER_STEPS = 200
 
@@ -73,7 +81,7 @@ _SLIDER_STEPS = 200
 def build() -> dash.Dash:
     """The Dash application; everything it serves comes from this machine."""
     app = dash.Dash(__name__, title="Isoloss explorer", update_title="", suppress_callback_exceptions=True, on_error=_failed)
-    app.layout = html.Main([dcc.Store(id="address"), dcc.Store(id="query"), html.Div(id="page")], id="main")
+    app.layout = html.Main([dcc.Store(id="address"), dcc.Store(id="query"), dcc.Store(id="asked"), html.Div(id="page")], id="main")
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     _callbacks(app)
     _downloads(app)
@@ -104,12 +112,17 @@ def _callbacks(app: dash.Dash) -> None:
         Output("message", "children"),
         Output("headline", "children"),
         Output("tables", "children"),
-        *(Output(f"figure-{name}", "figure") for name in FIGURES),
+        *(Output(f"figure-{name}", "figure") for name in ("penalty", "waterfall", "cost")),
         Output("query", "data"),
         Output("csv", "href"),
         Output("json", "href"),
+        Output("asked", "data"),
         Input({"type": "field", "name": ALL}, "value"),
+        Held("asked", "data"),
     )(_answer)
+    app.callback(Output("reading", "children"), Output("dates", "children"), Output("figure-diffusion", "figure"), Input("asked", "data"))(
+        _reached
+    )
 
 
 def _failed(error: Exception) -> None:
@@ -120,23 +133,49 @@ def _failed(error: Exception) -> None:
     )
 
 
-def _answer(_: list[Any]) -> tuple[Any, ...]:
+def _answer(_: list[Any], asked: str | None) -> tuple[Any, ...]:
     """Everything that a changed form changes; a bad value changes only the message."""
     values = {field["id"]["name"]: field.get("value") for field in ctx.inputs_list[0]}
     try:
         state = read_form({name: ",".join(value) if isinstance(value, list) else str(value or "") for name, value in values.items()})
         found = answer(state)
     except InputError as error:
-        return f"Refused, and the last answer kept: {error}", *(no_update,) * (5 + len(FIGURES))
+        return f"Refused, and the last answer kept: {error}", *(no_update,) * 9
     query = write_query(state)
     drawn = (figures.penalty_figure(found), figures.waterfall_figure(found), figures.cost_figure(found))
-    return "", headline(found), tables(found), *drawn, query, f"numbers.csv?{query}", f"numbers.json?{query}"
+    fields: dict[str, Any] = {name: getattr(state, name) for name in SCENARIO}
+    if state.laggard != THE_GAPS:  # then the gaps do not matter
+        fields |= {"structure": State.structure, "data": State.data}
+    wanted = write_query(State(**fields))
+    again = no_update if wanted == asked else wanted
+    return "", headline(found), tables(found), *drawn, query, f"numbers.csv?{query}", f"numbers.json?{query}", again
+
+
+def _reached(asked: str | None) -> tuple[Any, Any, Any]:
+    """The scenario's figure, in a request of its own: it takes longer than the rest and hangs on less."""
+    from scaling.explorer import diffusion  # compiles
+
+    if asked is None:
+        return no_update, no_update, no_update
+    try:
+        found = diffusion.outcome(read_query(asked)[0])
+    except InputError as error:
+        return f"Refused, and the last answer kept: {error}", no_update, no_update
+    if found is None:
+        return "No scenario is chosen.", "", {"data": [], "layout": figures.plain_layout("", "")}
+    return (
+        found.reading,
+        _table(f"Date of access, {found.scenario.uncertainty.level:.0%} interval", diffusion.rows(found)),
+        diffusion.figure(found),
+    )
 
 
 def _downloads(app: dash.Dash) -> None:
     """The numbers behind the page, at addresses that take the same query as the page does."""
 
     def numbers(kind: str) -> Response:
+        from scaling.explorer import diffusion
+
         state, problems = read_query(request.query_string.decode())
         try:
             if problems:
@@ -147,7 +186,9 @@ def _downloads(app: dash.Dash) -> None:
         if kind == "csv":
             text = found.lines.to_csv(index=False)
         else:
-            text = json.dumps(output.strict(found.as_dict()), indent=1, allow_nan=False) + "\n"
+            reached = diffusion.outcome(state)
+            whole = found.as_dict() | {"diffusion": None if reached is None else reached.as_dict()}
+            text = json.dumps(output.strict(whole), indent=1, allow_nan=False) + "\n"
         mimetype = {"csv": "text/csv", "json": "application/json"}[kind]
         return Response(text, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename=isoloss.{kind}"})
 
@@ -174,7 +215,15 @@ def _page(address: dict[str, Any] | None) -> list[Any]:
         html.Div(
             [
                 html.Div(groups, role="form", **{"aria-label": "settings"}),
-                html.Section([*(_figure(name, title) for name, title in FIGURES.items()), html.Div(id="tables"), _links()]),
+                html.Section(
+                    [
+                        *(_figure(name, title) for name, title in FIGURES.items()),
+                        html.P(id="reading", role="status"),
+                        html.Div(id="dates"),
+                        html.Div(id="tables"),
+                        _links(),
+                    ]
+                ),
             ],
             className="columns",
         ),
@@ -204,7 +253,7 @@ def _control(name: str, value: Any) -> html.Div:
             [html.Label([html.Span(LABELS[name]), box]), html.Label([html.Span(f"{label(name)}, slider", className="hidden"), slider])],
             className="control",
         )
-    if name == "on":
+    if name in ("on", "controls_from"):
         return html.Div(
             html.Label([html.Span(LABELS[name]), dcc.Input(id=field, type="text", value=text, debounce=0.4)]), className="control"
         )

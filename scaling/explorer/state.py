@@ -12,12 +12,13 @@ from urllib.parse import parse_qsl, urlencode
 
 import fits
 from fits.curve import Curve
+from scaling.diffusion.scenario import built_in
 from scaling.errors import InputError
 from scaling.hardware.architecture import presets
 from scaling.hardware.chips import FORMATS
 from scaling.hardware.library import chip as find_chip
 
-UNLIMITED = "unlimited"
+UNLIMITED, NONE, AS_WRITTEN, THE_GAPS = "unlimited", "none", "as in the scenario", "the gaps above"
 FIXED = {"nothing": None, "tokens": "tokens", "size": "params", "tokens per parameter": "tokens_per_param"}
 DESTINATIONS = ("China", "D:5", "D:1", "D:4", "elsewhere")
 NUMBER_FORMATS = tuple(name for name in FORMATS if name not in ("fp32", "tf32", "int8", "fp16_fp16acc"))
@@ -49,7 +50,10 @@ RANGES = {
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The inputs of every answer on the page. `follower_share`: the follower's unique tokens over the leader's; `on`: the date of the export rules."""
+    """The inputs of every answer on the page. `follower_share`: the follower's unique tokens over the leader's; `on`: the date of the export rules.
+
+    Of the scenario, `laggard` says which gaps its second actor has, and `controls_from` to which day its first control is moved.
+    """
 
     curves: tuple[str, ...] = ("besiroglu2024", "hoffmann2022")
     flops: float = 1e26
@@ -69,6 +73,10 @@ class State:
     follower_format: str = "bf16"
     on: str = "2023-11-17"
     destination: str = "China"
+    scenario: str = "export-controls-2022"
+    laggard: str = AS_WRITTEN
+    controls: str = AS_WRITTEN
+    controls_from: str = AS_WRITTEN
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(State))
@@ -98,11 +106,14 @@ def read_field(name: str, text: str) -> Any:
             return find_chip(text).name
         except InputError as error:
             raise InputError(f"{label(name)}: {error}") from None
-    if name == "on":
+    if name == "on" or (name == "controls_from" and text != AS_WRITTEN):
         try:
             return datetime.date.fromisoformat(text).isoformat()
         except ValueError:
-            raise InputError(f"{label(name)}: write a date as 2023-11-17, got {text!r}") from None
+            other = f", or {AS_WRITTEN}" if name == "controls_from" else ""
+            raise InputError(f"{label(name)}: write a date as 2023-11-17{other}, got {text!r}") from None
+    if name == "controls_from":
+        return text
     return _choice(name, text, CHOICES[name]())
 
 
@@ -112,6 +123,9 @@ CHOICES = {
     "leader_format": lambda: NUMBER_FORMATS,
     "follower_format": lambda: NUMBER_FORMATS,
     "destination": lambda: DESTINATIONS,
+    "scenario": lambda: (NONE, *built_in()),
+    "laggard": lambda: (AS_WRITTEN, THE_GAPS),
+    "controls": lambda: (AS_WRITTEN, NONE),
 }
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from scaling.errors import InputError
 from scaling.report.page import Section
+from scaling.toml_files import read_toml
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def sections(paths: Sequence[str | Path]) -> list[Section]:
-    """The sections of demo folders, stores, and curves (.json), in that order; a folder stands for what it holds. Raises InputError."""
+    """The sections of demo folders, stores, curves (.json) and scenarios (.toml), in that order; a folder stands for what it holds. Raises InputError."""
     demos: list[Path] = []
     files: list[Path] = []
     for path in map(Path, paths):
@@ -27,21 +28,30 @@ def sections(paths: Sequence[str | Path]) -> list[Section]:
             files += _within(path) if path.is_dir() else [path]
     found = [section for folder in demos for section in _demo(folder)]
     runs: dict[str, pd.DataFrame] = {}
-    for path in (each for each in files if each.suffix != ".json"):
+    for path in (each for each in files if each.suffix not in (".json", ".toml")):
         section, runs[path.name] = _store(path)
         found.append(section)
-    return found + [_curve(path, runs) for path in files if path.suffix == ".json"]
+    found += [_curve(path, runs) for path in files if path.suffix == ".json"]
+    return found + [_scenario(path) for path in files if path.suffix == ".toml"]
 
 
 def _within(folder: Path) -> list[Path]:
-    """The stores and curves directly in a folder."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix == ".sqlite" or (path.suffix == ".json" and _is_curve(path))]
+    """The stores, curves and scenarios directly in a folder."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix == ".sqlite" or _is_curve(path) or _is_scenario(path)]
     if not found:
-        raise InputError(f"report: {folder}: holds no run store (.sqlite), no curve (.json) and no demo (results.json)")
+        raise InputError(
+            f"report: {folder}: holds no run store (.sqlite), no curve (.json), no scenario (.toml) and no demo (results.json)"
+        )
     return found
 
 
+def _is_scenario(path: Path) -> bool:
+    return path.suffix == ".toml" and "capabilities" in read_toml(path)
+
+
 def _is_curve(path: Path) -> bool:
+    if path.suffix != ".json":
+        return False
     try:
         found = json.loads(path.read_bytes())
     except ValueError:
@@ -59,6 +69,12 @@ def _curve(path: Path, runs: dict[str, pd.DataFrame]) -> Section:
     from scaling.report.curves import curve_section
 
     return curve_section(path, runs)
+
+
+def _scenario(path: Path) -> Section:
+    from scaling.report.scenarios import scenario_section
+
+    return scenario_section(path)
 
 
 def _demo(folder: Path) -> list[Section]:

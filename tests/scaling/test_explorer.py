@@ -21,12 +21,16 @@ from hypothesis import strategies as st
 
 import fits
 from scaling import compute_penalty, estimate_training, export_control
+from scaling.diffusion import simulate
+from scaling.diffusion.controls import standing
+from scaling.diffusion.scenario import read_scenario
 from scaling.errors import InputError
 from scaling.explore_command import explore
+from scaling.explorer.diffusion import asked
 from scaling.explorer.state import CHOICES, FIELDS, RANGES, State, read_field, read_query, write_field, write_query
 from tests.scaling.browser import ARGUMENTS, chromium
 
-START = "curves=hoffmann2022"  # a curve without draws: one program less to compile
+START = "curves=hoffmann2022&scenario=none"  # a curve without draws, no scenario: fewer programs to compile
 COMMAND = [sys.executable, "-c", "from scaling.cli import main; main()", "explore", "--no-browser", "--port"]
 
 
@@ -41,6 +45,7 @@ STATES = st.builds(
     State,
     curves=st.lists(st.sampled_from(["besiroglu2024", "hoffmann2022", "kumar2024"]), min_size=1, unique=True).map(tuple),
     on=st.dates().map(lambda day: day.isoformat()),
+    controls_from=st.just("as in the scenario") | st.dates().map(lambda day: day.isoformat()),
     **{name: numbers(name) for name in RANGES},
     **{name: st.sampled_from(choices()) for name, choices in CHOICES.items()},
 )
@@ -96,6 +101,27 @@ def test_a_port_that_is_taken_is_refused():
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port} cannot be used .*--port"):
             explore(port=port, no_browser=True)
+
+
+def controlled(**changes: Any) -> list[float]:
+    scenario = asked(State(scenario="export-controls-2022", **changes))
+    assert scenario is not None
+    return [each.begins for each in standing(scenario)]
+
+
+def test_the_page_changes_a_scenario_as_it_says():
+    first, second = controlled()
+    assert controlled(controls="none") == []
+    moved = controlled(controls_from="2025-10-07")
+    assert moved == pytest.approx([2025 + 279 / 365, 2025 + 279 / 365 + second - first], abs=0.01)
+    before, after = (asked(State(structure=3.0, data=1.5, laggard=each)) for each in ("as in the scenario", "the gaps above"))
+    assert before is not None
+    assert after is not None
+    assert before == read_scenario("export-controls-2022")
+    assert (after.actors[0], after.controls, after.capabilities) == (before.actors[0], before.controls, before.capabilities)
+    assert after.actors[1] == before.actors[1].model_copy(update={"structure": 3.0, "data": 1.5})
+    with pytest.raises(InputError, match="baseline has no controls"):
+        asked(State(scenario="baseline", controls_from="2025-10-07"))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +229,7 @@ def test_bad_values_are_refused_and_the_answer_kept(visit):
 
 
 def test_an_address_that_no_longer_fits_says_so(visit):
-    page = visit("curves=gone2020&structure=3&data=lots&colour=blue")
+    page = visit("curves=gone2020&structure=3&data=lots&colour=blue&scenario=none")
     said = page.locator("#stale").inner_text()
     assert all(words in said for words in ("gone2020", "'lots'", "'colour'"))
     page.wait_for_selector('.value[data-curve="besiroglu2024"]')
@@ -251,3 +277,17 @@ def test_numbers_and_figures_can_be_downloaded(visit):
             page.get_by_role("button", name=f"Compute penalty at equal loss: save as {kind.upper()}").click()
         assert download.value.suggested_filename == f"isoloss-penalty.{kind}"
         assert Path(download.value.path()).read_bytes().startswith(start)
+
+
+@pytest.mark.slow
+def test_who_reaches_what_when_is_what_the_simulation_says(visit):
+    page = visit("curves=hoffmann2022&scenario=export-controls-2022")
+    page.wait_for_function("() => document.querySelector('#dates td')")
+    outcome = simulate("export-controls-2022", draws=64)
+    assert page.locator("#reading").inner_text() == outcome.reading
+    drawn = page.evaluate("document.querySelector('#figure-diffusion .js-plotly-plot').data")
+    for trace, capability in zip(drawn, outcome.as_dict()["capabilities"], strict=True):
+        first = capability["first_access"]
+        assert dict(zip(trace["y"], trace["x"], strict=True))[first["actor"]] == pytest.approx(first["date"], abs=1e-9)
+    control(page, "field", "controls_from").fill("last year")
+    page.wait_for_function("() => document.getElementById('message').textContent.includes('controls from: write a date')")

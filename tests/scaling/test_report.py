@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import math
 import re
 from pathlib import Path
 
@@ -15,6 +16,29 @@ from scaling.errors import InputError
 from scaling.store import Store
 from tests.scaling.stored import made
 
+SCENARIO = """
+name = "mine"
+start = 2023.0
+end = 2032.0
+[trends]
+price_performance = 1.37
+algorithms = 3.0
+[[actors]]
+name = "leader"
+budget_usd = 1e7
+budget_growth = 2.4
+[[actors]]
+name = "laggard"
+budget_usd = 2e6
+budget_growth = 2.4
+structure = 2.0
+data = 2.0
+[[capabilities]]
+name = "GPT-4 level"
+effective_flops = 2e25
+[uncertainty]
+draws = 64
+"""
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -121,6 +145,19 @@ def test_every_published_curve_has_a_section(name):
 
     section = curve_section(Path(name), {})
     assert section.tables[0][1]["constant"].tolist() == list(fits.load(name).law.constants)
+
+
+@pytest.mark.slow
+def test_a_scenario(tmp_path):
+    (tmp_path / "mine.toml").write_text(SCENARIO)
+    (tmp_path / "plan.toml").write_text('corpus = "python-source"')  # no scenario: not taken from the folder
+    (section,), page = written(tmp_path, tmp_path)
+    assert (section.kind, section.title) == ("scenario", "Scenario mine")
+    assert [name for name, _, _ in section.figures] == ["scenario"]
+    assert section.about in page.text
+    windows = dict(section.tables)["Windows, years after the first, 80%"].set_index("reached by")
+    # Equal growth: ln(budget ratio x penalty) / ln(growth of budgets, prices and algorithms).
+    assert windows.loc["laggard", "years later"] == pytest.approx(math.log(5 * 4) / math.log(2.4 * 1.37 * 3.0), rel=1e-6)
 
 
 def test_what_no_report_can_be_made_of(tmp_path):
