@@ -1,6 +1,6 @@
 """The explorer in headless Chromium: time from a slider's move to the changed figure, time to the first figure, memory of the server.
 
-    python benchmarks/explorer.py [--moves 100] [--query curves=besiroglu2024]
+    python benchmarks/explorer.py [--moves 20] [--query curves=besiroglu2024]
 
 A move is a key press on a slider; its time runs in the browser, from the key's event to the frame after the penalty figure is drawn.
 """
@@ -8,6 +8,7 @@ A move is a key press on a slider; its time runs in the browser, from the key's 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moves", type=int, default=100)
+    parser.add_argument("--moves", type=int, default=20, help="of each slider")
     parser.add_argument("--query", default="")
     chosen = parser.parse_args()
     started = time.perf_counter()
@@ -53,11 +54,16 @@ def main() -> None:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
             page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(120_000)
             page.goto(f"{found[0]}?{chosen.query}")
             page.wait_for_selector("#figure-penalty .js-plotly-plot")
             first = time.perf_counter() - started
+            page.wait_for_function(
+                "() => document.querySelector('#reading').textContent && document.querySelector('#figure-cost .js-plotly-plot')"
+            )
             page.evaluate(WATCH)
-            rows = []
+            rows, every = [], []
+            before = _cpu_seconds(server.pid)
             for name in SLIDERS:
                 page.focus(f'input[type=range][id*="\\"{name}\\""]')
                 for place in range(chosen.moves):
@@ -65,9 +71,14 @@ def main() -> None:
                     page.wait_for_function(f"window.moves.length > {place}", polling=5)
                 times = np.array(page.evaluate("window.moves"))
                 page.evaluate("window.moves.length = 0")
+                every.extend(times)
                 rows.append(
                     {"slider": name, "moves": len(times), "median, ms": np.median(times), "95th percentile, ms": np.quantile(times, 0.95)}
                 )
+            rows.append(
+                {"slider": "all", "moves": len(every), "median, ms": np.median(every), "95th percentile, ms": np.quantile(every, 0.95)}
+            )
+            used = [(after - start) / len(every) * 1e3 for start, after in zip(before, _cpu_seconds(server.pid), strict=True)]
             browser.close()
         table(
             [{key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()} for row in rows],
@@ -76,10 +87,27 @@ def main() -> None:
         say(
             f"server listens after {listening:.1f} s, first figure after {first:.1f} s (compiled programs kept from an earlier start are used)"
         )
+        say(f"CPU time a move, which other work on the machine does not change: server {used[0]:.0f} ms, browser {used[1]:.0f} ms")
         say(f"memory of the server: {_memory(server.pid):.0f} MB resident")
     finally:
         server.terminate()
         server.wait()
+
+
+def _cpu_seconds(server: int) -> tuple[float, float]:
+    """CPU seconds so far of the server, and of all other processes that this one started (the browser's)."""
+    parents, times = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(folder.name)
+        parents[pid], times[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = {os.getpid()}
+    for _ in range(10):  # generations
+        own |= {pid for pid, parent in parents.items() if parent in own}
+    return times[server], sum(times[pid] for pid in own - {server, os.getpid()})
 
 
 def _memory(pid: int) -> float:
