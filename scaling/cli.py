@@ -15,6 +15,7 @@ from scaling import (
     data_command,
     diffuse_command,
     estimate_command,
+    explore_command,
     fit_command,
     frontier_command,
     ledger_command,
@@ -22,6 +23,7 @@ from scaling import (
     output,
     penalty_command,
     plan_command,
+    report_command,
     runs_command,
     sweep_command,
 )
@@ -49,6 +51,8 @@ app.command()(diffuse_command.diffuse)
 app.command()(runs_command.runs)
 app.command()(multiplier_command.multiplier)
 app.command()(penalty_command.penalty)
+app.command()(explore_command.explore)
+app.command()(report_command.report)
 
 
 @app.command()

@@ -112,9 +112,9 @@ def run_demo(
         diffusion=diffusion_summary(curves["besiroglu2024"]),
         seconds=time.perf_counter() - started,
     )
-    from scaling import report  # draws with matplotlib, which is slow to import: last
+    from scaling.report.demo import write_demo  # draws with matplotlib, which is slow to import: last
 
-    report.write_demo(demo, chosen.arms[0].name, curves, out)
+    write_demo(demo, chosen.arms[0].name, curves, out)
     return demo
 
 

@@ -13,7 +13,7 @@ from reproduced.drawing import quantile_band
 from reproduced.entry import Drawn, Entry
 from scaling.demo import PUBLISHED, Demo, run_demo
 from scaling.progress import SweepProgress
-from scaling.report import demo_figures
+from scaling.report.demo import demo_figures
 
 NAMES = {
     "isoflop": "the demo: loss against size at equal compute, with the fitted law",

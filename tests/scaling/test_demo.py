@@ -25,7 +25,8 @@ def plan(text_folder):
 
 
 def test_demo_end_to_end_and_again(plan, tmp_path, monkeypatch):
-    from scaling import demo
+    from scaling import demo, report
+    from scaling.report.demo import TITLE
 
     monkeypatch.setattr(demo, "BOOTSTRAP", 50)
     first = run_demo(tmp_path / "out", demo.read_plan(plan))
@@ -48,6 +49,12 @@ def test_demo_end_to_end_and_again(plan, tmp_path, monkeypatch):
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<img") == 5
     assert "<script" not in page
+
+    said = report.sections([tmp_path / "out"])  # the same page, read again from the folder, and the store's section beside it
+    assert [section.kind for section in said] == ["demo", "store"]
+    assert dict(said[0].facts) == dict(demo.summary_rows(first))
+    report.write(tmp_path / "demo.html", TITLE, said[:1])
+    assert (tmp_path / "demo.html").read_text() == page
 
     started = time.monotonic()
     second = run_demo(tmp_path / "out", demo.read_plan(plan))

@@ -1,56 +1,82 @@
-"""The demo's page: figures, tables and where everything came from, as one HTML file beside its PNGs."""
+"""The demo's page, which lies beside its PNGs, and its section of a report, read again from its folder."""
 
 from __future__ import annotations
 
-import html
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+import fits
 from fits.curve import Curve
 from scaling import plots
+from scaling.errors import InputError
+from scaling.report.page import Section, write, write_text
 
 if TYPE_CHECKING:
     from scaling.demo import Demo
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-figure { margin: 2rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: 0.92rem; }
-table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-.scroll { overflow-x: auto; }
-"""
+TITLE = "Isoloss: how much more compute for the same loss?"
+_COLUMNS = ["arm", "width", "params", "budget", "tokens", "steps", "batch", "loss", "loss_se", "train_seconds", "holdout", "status"]
 
 
 def write_demo(demo: Demo, baseline: str, curves: dict[str, Curve], out: Path) -> None:
     """Writes figures, curve.json, runs.csv, results.json and index.html to `out`; the page last, when all it shows is there."""
-    from scaling.demo import summary_rows
-
-    figures = [(plots.save(figure, out / f"{name}.png").name, caption) for name, figure, caption in demo_figures(demo, baseline, curves)]
+    section = demo_section(demo, baseline, curves, str(out))
+    for name, figure, _ in section.figures:
+        plots.save(figure, out / f"{name}.png")
     demo.curve.save(out / "curve.json")
     demo.runs.to_csv(out / "runs.csv", index=False)
-    _write(out / "results.json", json.dumps(demo.results(), indent=1, allow_nan=False) + "\n")
-    columns = ["arm", "width", "params", "budget", "tokens", "steps", "batch", "loss", "loss_se", "train_seconds", "holdout", "status"]
-    shown = demo.runs[columns].sort_values(["arm", "budget", "params"])
-    body = [
-        "<h1>Isoloss: how much more compute for the same loss?</h1>",
-        "<p>Small transformers were trained on this machine across compute budgets; a scaling law was fitted to all but the largest, which it then"
-        " predicted. The law and published ones give the compute penalty of a laggard, and what it means for who follows when.</p>",
-        _table(summary_rows(demo)),
-        *(
-            f'<figure><img src="{name}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-            for name, caption in figures
-        ),
-        "<h2>Runs</h2>",
-        f'<div class="scroll">{shown.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")}</div>',
-        "<h2>Provenance</h2>",
-        _table(_provenance(demo)),
-    ]
-    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Isoloss</title><style>{_STYLE}</style></head><body>{"".join(body)}</body></html>\n'
-    _write(out / "index.html", page)
+    write_text(out / "results.json", json.dumps(demo.results(), indent=1, allow_nan=False) + "\n")
+    write(out / "index.html", TITLE, [section])
+
+
+def demo_section(demo: Demo, baseline: str, curves: dict[str, Curve], source: str) -> Section:
+    """What the demo found, as its page and a report show it."""
+    from scaling.demo import summary_rows
+
+    return Section(
+        kind="demo",
+        source=source,
+        title=TITLE,
+        about="Small transformers were trained on this machine across compute budgets; a scaling law was fitted to all but the largest, which it then"
+        " predicted. The law and published ones give the compute penalty of a laggard, and what it means for who follows when.",
+        facts=tuple(summary_rows(demo)),
+        figures=tuple(demo_figures(demo, baseline, curves)),
+        tables=(("Runs", demo.runs[_COLUMNS].sort_values(["arm", "budget", "params"])),),
+        provenance=tuple(_provenance(demo)),
+    )
+
+
+def read_demo(folder: Path) -> tuple[Demo, str, dict[str, Curve]]:
+    """The demo that left `folder`, its baseline's arm and its curves, from results.json, curve.json and runs.sqlite there."""
+    from scaling.demo import PUBLISHED, Demo
+    from scaling.multipliers import measure_multiplier
+    from scaling.store import open_existing
+
+    path = folder / "results.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: found[name] for name in ("runs", "holdout", "multipliers", "penalty", "diffusion", "seconds")}
+        ids = [run["run_id"] for run in kept["runs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not what isoloss demo writes: {type(error).__name__} {error}") from None
+    for name in ("curve.json", "runs.sqlite"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: results.json is there but not {name}; run isoloss demo --out {folder} again")
+    curve = fits.load(str(folder / "curve.json"))
+    with open_existing(folder / "runs.sqlite") as store:
+        runs = store.frame(ids)
+    baseline = curve.about["recipe"]["arms"][0]["name"]
+    done = runs[runs["status"] == "done"]
+    arms = {arm: measure_multiplier(curve, done[done["arm"] == baseline], done[done["arm"] == arm]) for arm in kept["multipliers"]}
+    penalties = pd.DataFrame(kept["penalty"])
+    penalties["value"] = penalties["value"].astype(float).fillna(math.inf)  # JSON has no infinity
+    demo = Demo(runs, curve, kept["holdout"], arms, penalties, kept["diffusion"], kept["seconds"])
+    return demo, baseline, {"demo": curve} | {name: fits.load(name) for name in PUBLISHED}
 
 
 def demo_figures(demo: Demo, baseline: str, curves: dict[str, Curve]) -> Iterable[tuple[str, Any, str]]:
@@ -108,14 +134,3 @@ def _provenance(demo: Demo) -> list[tuple[str, str]]:
         ("bootstrap", f"{demo.curve.about['bootstrap']} resamples, {demo.curve.about['bootstrap_converged']} converged"),
         ("certificate", json.dumps(demo.curve.certificate)),
     ]
-
-
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows)
-    return f"<table>{cells}</table>"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
