@@ -54,7 +54,7 @@ def demo_section(demo: Demo, baseline: str, curves: dict[str, Curve], source: st
 def read_demo(folder: Path) -> tuple[Demo, str, dict[str, Curve]]:
     """The demo that left `folder`, its baseline's arm and its curves, from results.json, curve.json and runs.sqlite there."""
     from scaling.demo import PUBLISHED, Demo
-    from scaling.multipliers import measure_multiplier
+    from scaling.measurement import measure_multiplier
     from scaling.store import open_existing
 
     path = folder / "results.json"
@@ -72,7 +72,10 @@ def read_demo(folder: Path) -> tuple[Demo, str, dict[str, Curve]]:
         runs = store.frame(ids)
     baseline = curve.about["recipe"]["arms"][0]["name"]
     done = runs[runs["status"] == "done"]
-    arms = {arm: measure_multiplier(curve, done[done["arm"] == baseline], done[done["arm"] == arm]) for arm in kept["multipliers"]}
+    arms = {
+        arm: measure_multiplier(done[done["arm"] == baseline], done[done["arm"] == arm], pairs=True, curve=curve)
+        for arm in kept["multipliers"]
+    }
     penalties = pd.DataFrame(kept["penalty"])
     penalties["value"] = penalties["value"].astype(float).fillna(math.inf)  # JSON has no infinity
     demo = Demo(runs, curve, kept["holdout"], arms, penalties, kept["diffusion"], kept["seconds"])
