@@ -59,7 +59,7 @@ def _losses(axis: Axes, rows: pd.DataFrame, refit: Curve) -> pd.DataFrame:
             "what": "refitted law",
         }
         kept.append(pd.DataFrame(inputs))
-    axis.legend(title="parameters on unique tokens", fontsize=8.5, title_fontsize=8.5, loc="upper left", bbox_to_anchor=(0.36, 1.0))
+    axis.legend(title="parameters on unique tokens", fontsize=8.5, title_fontsize=8.5, loc="upper left", bbox_to_anchor=(0.55, 1.0))
     note(axis, "hollow: above 3.5 nats, not fitted", "lower right")
     axis.set(xscale="log", yscale="log", xlabel="epochs (tokens seen / unique tokens)", ylabel="loss on C4 (nats per token)")
     axis.set_title("Repeating data: runs and the refitted law")

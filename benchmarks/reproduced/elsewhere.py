@@ -8,11 +8,15 @@ from collections.abc import Callable
 import diffusion
 import pandas as pd
 
-from reproduced.entry import OWN, Drawn, Entry
+from reproduced.entry import OWN, ROOT, Drawn, Entry
+from scaling.outlook.forms import DEFAULT
 
 FEW = 500  # draws of a scenario or a ledger where bootstraps have fewer than ALL
 ALL = 1000
 PLANTED = OWN / "planted.csv"
+SCALING = ROOT / "scaling"
+TRENDS = (SCALING / "diffusion" / "trends.toml", SCALING / "diffusion" / "backtests.toml")
+HARDWARE_FILES = (SCALING / "hardware" / "chips.toml", SCALING / "hardware" / "constants.json")
 SCENARIOS = {
     "baseline": "the baseline",
     "deepseek-4x": "a laggard four times less efficient",
@@ -80,16 +84,32 @@ def _plain(draw: Callable[[], Drawn]) -> Callable[[int], Drawn]:
 
 
 FIGURES = (
-    *(Entry(name, about, _plain(draw)) for name, (about, draw) in diffusion.FIGURES.items()),
+    *(Entry(name, about, _plain(draw), curves=("besiroglu2024",), files=TRENDS) for name, (about, draw) in diffusion.FIGURES.items()),
     *(
-        Entry(f"scenario-{name}", f"who reaches what, when: {about}", functools.partial(scenario, name))
+        Entry(
+            f"scenario-{name}",
+            f"who reaches what, when: {about}",
+            functools.partial(scenario, name),
+            files=(SCALING / "diffusion" / "scenarios" / f"{name}.toml", *TRENDS[:1]),
+        )
         for name, about in SCENARIOS.items()
     ),
-    Entry("departures", "when a 2x gap in structure and in data is 4x in compute, and when not, to 1e29 FLOP", departures),
+    Entry(
+        "departures",
+        "when a 2x gap in structure and in data is 4x in compute, and when not, to 1e29 FLOP",
+        departures,
+        curves=tuple(DEFAULT),
+        files=TRENDS[:1],
+    ),
     *(
-        Entry(f"ledger-{name}", f"time and dollars at equal loss, step by step: {about}", functools.partial(ledger, name))
+        Entry(
+            f"ledger-{name}",
+            f"time and dollars at equal loss, step by step: {about}",
+            functools.partial(ledger, name),
+            files=(SCALING / "ledger" / "scenarios" / f"{name}.toml", SCALING / "ledger" / "measured.toml", *HARDWARE_FILES),
+        )
         for name, about in LEDGERS.items()
     ),
-    *(Entry(f"hardware-{name}", about, functools.partial(hardware, name)) for name, about in HARDWARE.items()),
+    *(Entry(f"hardware-{name}", about, functools.partial(hardware, name), files=HARDWARE_FILES) for name, about in HARDWARE.items()),
     Entry("planted", "runs with a handicap that is exact by construction, and the penalty they show", planted, files=(PLANTED,)),
 )

@@ -77,10 +77,7 @@ class Entry:
 
     def words(self) -> str:
         """What it needs, in short."""
-        return (
-            ", ".join([*self.tables, *self.curves, *(_short(path) for path in self.files)])
-            or "no data: trends and assumptions of the package"
-        )
+        return ", ".join([*self.tables, *self.curves, *(_short(path) for path in self.files)]) or "the demo's runs"
 
 
 def sha256(path: Path) -> str:
