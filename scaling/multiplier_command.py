@@ -33,7 +33,10 @@ def multiplier(
     at_loss: Annotated[Numbers, typer.Option(help="A further loss to answer at, nats/token. May be repeated.")] = None,
     flops: Annotated[Numbers, typer.Option(help="... or the loss of the baseline's frontier at this compute. May be repeated.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The joint model in place of the chosen one: two factors, scale-dependent, own laws, ...")
+        str | None,
+        typer.Option(
+            help="The joint model in place of the chosen one: two factors, scale-dependent, own laws, 'two factors, outer exponent', ..."
+        ),
     ] = None,
     size: Annotated[str, typer.Option(help="The count that plays N: flops_per_token, params, active_params, ...")] = "flops_per_token",
     cluster: Annotated[str, typer.Option(help="What counts as one independent error: cell (size and tokens) or run.")] = "cell",

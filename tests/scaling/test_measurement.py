@@ -12,6 +12,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from scaling import InputError, joint_fit, measure_multiplier
+from scaling.joint_fit import OUTER
 from scaling.measurement import _Bands, _Interval, _scale
 from scaling.two_sides import TWO_SIDES, Side, constants_of, sides
 from tests.scaling.test_cli import answer, called
@@ -147,7 +148,7 @@ def test_a_penalty_that_grows_with_scale_is_seen_and_followed():
     found = measure_multiplier(*both(3e-3, other), at_loss=[2.15], draws=300)
     assert found.scale_p < 1e-3
     assert found.scale.low < -0.15 * math.log(10) < found.scale.high
-    assert found.model in ("scale-dependent", "own exponents", "own laws")
+    assert found.model.removesuffix(OUTER) in ("scale-dependent", "own exponents", "own laws")
     for _, row in found.levels.iterrows():
         truth = LEADER.at(row["loss"]).product / other.at(row["loss"]).product
         assert row["low"] < truth < row["high"], row["loss"]
@@ -178,23 +179,21 @@ def test_seeds_of_a_cell_are_one_error():
 
 @pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say_and_the_test_of_scale_has_its_size():
-    """Nominal 95%, 15 runs a side, even and uneven noise, 200 replicates: 90 to 98% cover, and 2 to 8% are called scale-dependent at 5%."""
+    """Nominal 95%, 15 runs a side, 400 replicates of even and 400 of uneven noise: 90 to 98% cover; about 5% are called scale-dependent at 5%."""
     tables = [table.assign(size=table["params"]) for table in both(0.0)]
-    data = joint_fit.cells(tables[0], tables[1])
-    fitted = joint_fit.fit_models(data, ["two factors", "scale-dependent"], 3.0)
-    rng = np.random.default_rng(0)
+    fitted = joint_fit.fit_models(joint_fit.cells(tables[0], tables[1]), ["two factors", "scale-dependent"], 3.0)
+    rng, covered, called_sloped = np.random.default_rng(0), [], []
     for noise in (np.full(30, 5e-3), np.tile(np.geomspace(1e-2, 3e-3, 15), 2)):
-        drawn = rng.normal(0, noise, (200, 30))
-        joints = {name: _refitted(joint, drawn) for name, joint in fitted.items()}
-        covered, low_p = [], []
-        for number in range(200):
-            pair = {name: each[number] for name, each in joints.items()}
-            how = _Interval("bootstrap", 0.95, 200, number)
-            band = _Bands(pair["two factors"], how).of("penalty", 3.0, 0.5)
+        drawn = rng.normal(0, noise, (400, 30))
+        plain, sloped = (_refitted(joint, drawn) for joint in fitted.values())
+        for number in range(400):
+            how = _Interval("bootstrap", 0.95, 128, number)
+            band = _Bands(plain[number], how).of("penalty", 3.0, 0.5)
             covered.append(band.low < 4.0 < band.high)
-            low_p.append(_scale(pair["two factors"], _Bands(pair["scale-dependent"], how))[1] < 0.05)
-        assert 0.90 <= np.mean(covered) <= 0.98
-        assert 0.01 <= np.mean(low_p) <= 0.085
+            if number < 200:
+                called_sloped.append(_scale(plain[number], _Bands(sloped[number], how))[1] < 0.05)
+    assert 0.90 <= np.mean(covered) <= 0.98
+    assert 0.015 <= np.mean(called_sloped) <= 0.085
 
 
 def _refitted(joint: joint_fit.Joint, drawn: np.ndarray) -> list[joint_fit.Joint]:
