@@ -26,7 +26,7 @@ class Own:
     rows: Callable[[pd.DataFrame], pd.Series]
     title: str
     limits: str
-    fixed: tuple[str, ...] = ()
+    fixed: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _dense(runs: pd.DataFrame, corpus: str) -> pd.Series:
@@ -55,7 +55,8 @@ CURVES = (
         "moe-joint",
         lambda runs: _with(runs, ("moe4", "moe8", "moe16", "moe32", "moe64")) & ~runs["arm"].str.contains("fine"),
         "Mixtures of 4 to 64 experts, two a token, beside dense models",
-        SMALL + " Two widths of MoE (32 and 48), at most 1e12 FLOP.",
+        SMALL + " Two widths of MoE (32 and 48), at most 1e12 FLOP; no saturation in experts (E_start 1 and E_max 1e6 held).",
+        fixed={"E_start": 1.0, "E_max": 1e6},
     ),
     Own(
         "own-precision",
@@ -90,7 +91,7 @@ def fit_all(folder: Path) -> None:
 
 
 def _fitted(own: Own, rows: pd.DataFrame) -> Curve:
-    curve = fits.fit(own.law, rows, bootstrap=DRAWS, resample="clusters", cluster=["params", "tokens", "arm"])
+    curve = fits.fit(own.law, rows, fixed=own.fixed, bootstrap=DRAWS, resample="clusters", cluster=["params", "tokens", "arm"])
     about = curve.about | {
         "title": own.title,
         "source": "this project's own runs, fits/own/runs.csv",
