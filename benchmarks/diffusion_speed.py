@@ -63,7 +63,7 @@ class Timed:
     def __init__(self, actors: int, years: float, precision: str):
         chosen = read_scenario(scenario(actors, years))
         self.curve, self.precision = fits.load(chosen.curve), precision
-        self.model = monte_carlo.model(chosen, build(chosen, self.curve), self.curve)
+        self.model = monte_carlo.model(chosen, build(chosen), self.curve)
 
     def run(self, worlds: int) -> tuple[Runs, float, float]:
         """The runs, and the wall and CPU seconds of it: draws, tables and simulation."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
+import fits
 from fits.curve import Curve
 from fits.laws.chinchilla import CHINCHILLA
 from scaling.diffusion import controls
@@ -81,13 +82,22 @@ class Cast:
         return [row for row, group in enumerate(self.groups) if group == name]
 
 
-def build(scenario: Scenario, curve: Curve) -> Cast:
-    """The cast. InputError where something is unknown, inconsistent or beyond all bounds."""
+def curve_of(scenario: Scenario) -> Curve:
+    """The scenario's curve, which must be of Chinchilla's law. InputError where there is none of that name."""
+    try:
+        curve = fits.load(scenario.curve)
+    except OSError as error:  # a folder, a name too long for a path
+        raise InputError(f"scenario {scenario.name}: curve cannot be read: {error.strerror}") from error
     if curve.law is not CHINCHILLA:
         raise InputError(
             f"scenario {scenario.name}: curve {curve.name} follows law {curve.law.name}; diffusion needs a curve of law chinchilla"
         )
-    dates = scenario.start + scenario.step * np.arange(round((scenario.end - scenario.start) / scenario.step) + 1)
+    return curve
+
+
+def build(scenario: Scenario) -> Cast:
+    """The cast. InputError where something is unknown, inconsistent or beyond all bounds."""
+    dates = scenario.start + scenario.step * np.arange(max(1, round((scenario.end - scenario.start) / scenario.step)) + 1)
     parties: list[Party] = []
     budgets: list[float | None] = []
     for actor in scenario.actors:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-import fits
 from scaling.diffusion import channels, outcomes, reading
-from scaling.diffusion.actors import Cast, build
+from scaling.diffusion.actors import Cast, build, curve_of
 from scaling.diffusion.monte_carlo import Model, law_of, model, points, quasi_random, run
 from scaling.diffusion.scenario import Scenario, read_scenario
 from scaling.diffusion.worlds import Runs
@@ -51,8 +50,8 @@ def simulate(
     Sobol indices. Raises InputError.
     """
     scenario = _with(read_scenario(source), draws, seed)
-    curve = fits.load(scenario.curve)
-    cast = build(scenario, curve)
+    curve = curve_of(scenario)
+    cast = build(scenario)
     ready = model(scenario, cast, curve)
     runs = _runs(scenario, ready)
     drawn = slice(1, None) if scenario.uncertainty.draws else slice(0, 1)

@@ -24,6 +24,7 @@ from fits.selection import select
 from models.config import ConfigError
 from scaling import InputError, curves_command, output
 from scaling.diffusion.actors import build as build_cast
+from scaling.diffusion.actors import curve_of
 from scaling.diffusion.monte_carlo import model as prepare_worlds
 from scaling.diffusion.scenario import read_scenario
 from scaling.jobs import FitJob, read_job
@@ -190,8 +191,7 @@ def _runs_of_plan(source: Any) -> None:
 
 def _cast_of(source: Any) -> None:
     scenario = read_scenario(source)
-    curve = fits.load(scenario.curve)
-    prepare_worlds(scenario, build_cast(scenario, curve), curve)
+    prepare_worlds(scenario, build_cast(scenario), curve_of(scenario))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +281,7 @@ BEYOND = [
     ("plan file", b"seeds = " + b"[" * 3000, "within one another too often"),
     ("plan file", b"seeds = " + b"9" * 5000, "cannot be read as TOML"),
     ("plan file", b"corpus = 0x" + b"f" * 9000, "beyond all bounds"),
+    ("scenario file", SCENARIO.replace(b"besiroglu2024", b"[" * 5000), "curve cannot be read"),
     ("job file", b'[data]\npath = "\xff"', "not UTF-8 text"),
     ("jsonl", b'{"tokens": 1, "loss": 2, "params": 1' + b"0" * 400 + b"}", "is not a positive finite number"),
     ("jsonl", b'{"loss": ' + b"9" * 5000 + b"}", "not a JSON object"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import fits
 from scaling import InputError
 from scaling.diffusion.actors import build
 from scaling.diffusion.chip_quality import quality
@@ -24,7 +23,7 @@ def test_the_h20_is_no_training_chip_but_a_serving_chip():
 
 def test_the_rules_leave_the_a800_then_the_h800_then_the_h20():
     scenario = read_scenario("export-controls-2022")
-    cast = build(scenario, fits.load(scenario.curve))
+    cast = build(scenario)
     assert [(each.before, each.after) for each in cast.events] == [("H100-SXM-80GB", "A800-SXM-80GB"), ("A800-SXM-80GB", "H20")]
     bought = {date: cast.paths["training_held"][row, 1] for row, date in enumerate(cast.dates)}
     assert bought[2022.75] == 1.0
@@ -47,7 +46,7 @@ def test_caps_licences_and_ends():
         "capabilities": [{"name": "x", "effective_flops": 1e25}],
     }
     scenario = read_scenario(source)
-    paths = build(scenario, fits.load(scenario.curve)).paths
+    paths = build(scenario).paths
     years = paths["years"]
     np.testing.assert_array_equal(paths["flow_cap"][:, 0] < 1e29, (years >= 1) & (years < 3))
     np.testing.assert_array_equal(paths["allowed"][:, 0], np.where(years >= 3.5, 0.25, 1.0))

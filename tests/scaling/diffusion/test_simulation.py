@@ -107,7 +107,7 @@ def two(**more) -> dict:
 
 def prepared(source) -> tuple[Model, Cast]:
     scenario = read_scenario(source)
-    cast = build(scenario, CURVE)
+    cast = build(scenario)
     return model(scenario, cast, CURVE), cast
 
 
@@ -191,7 +191,7 @@ def test_windows_are_those_of_the_closed_form(budgets, growths, m, k, delay, dis
 def test_meek_models_are_those_of_the_closed_form():
     scenario = read_scenario("meek-models").model_copy(update={"step": 0.01, "end": 2032.0})
     curve = fits.load(scenario.curve)
-    ready = model(scenario, build(scenario, curve), curve)
+    ready = model(scenario, build(scenario), curve)
     runs = run(ready, np.zeros((len(ready.parameters), 1)))
     exact = MeekModel(LossPower.of(curve), start_flops=1e20)
     years = np.arange(len(runs.run)) / 100
