@@ -38,17 +38,18 @@ class Model(NamedTuple):
     split: float = 0.5
 
 
-MODELS = {
+OUTER = ", outer exponent"  # ends the names of models of the form E + (A N^-alpha + B D^-beta)^outer
+_PLAIN = {
     "equal": Model(()),
     "one factor": Model(("penalty",)),  # m = k, which stands for any pair where only the product is known
     "structure alone": Model(("penalty",), split=1.0),
     "data alone": Model(("penalty",), split=0.0),
     "two factors": Model(("penalty", "tilt")),
-    "outer exponent": Model(("penalty", "tilt", "outer")),  # two factors under another form of law
     "scale-dependent": Model(("penalty", "tilt", "growth")),
     "own exponents": Model(("penalty", "tilt", "growth", "shape")),
     "own laws": Model(("penalty", "tilt", "growth", "shape", "irreducible_ratio")),
 }
+MODELS = _PLAIN | {name + OUTER: Model((*model.freed, "outer"), model.split) for name, model in _PLAIN.items()}
 _BASELINE = ("irreducible", "size", "product", "alpha", "beta")
 
 

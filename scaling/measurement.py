@@ -20,15 +20,15 @@ from fits.curve import Curve
 from fits.runs import complete
 from scaling import joint_fit, multipliers
 from scaling.errors import InputError
-from scaling.joint_fit import MODELS, Cells, Joint
+from scaling.joint_fit import MODELS, OUTER, Cells, Joint
 from scaling.measured import UNKNOWN, Band, JointFit, Measurement
 from scaling.two_sides import PLACE, Side
 
 SIZES = ("flops_per_token", "params", "active_params", "non_embedding_params")
 SAME = ("corpus", "tokenizer", "vocab_size")  # columns in which runs must agree for their losses to be compared
-LADDER = ("one factor", "two factors", "scale-dependent", "own exponents", "own laws")
-BESIDE = ("equal", "structure alone", "data alone", "outer exponent")  # tested against "two factors", never chosen
-SURE = 0.01  # p value below which a larger model is taken
+LADDER = ("two factors", "scale-dependent", "own exponents", "own laws")
+BESIDE = ("equal", "one factor", "structure alone", "data alone")  # within "two factors", tested against it
+SURE = 0.01  # p value below which a larger model, or another form of law, is taken
 LEVELS = 5
 DRAWS = 1000
 APART = 100.0  # ratio of the ends of the interval of m from which structure and data are not told apart
@@ -55,8 +55,8 @@ def measure_multiplier(
 
     pairs: compare runs of equal width, budget and seed (or params, tokens and seed), losses turned into compute by the baseline's `curve`, which is fitted
     if not given. All that follows is for the joint fit. size: the count that plays N; flops_per_token is flops / (6 tokens), for which compute is 6 N D exactly.
-    model: one of `joint_fit.MODELS`; by default "two factors", L(N / m, D / k) with all constants shared, unless a larger one betters it
-    with p < 0.01 (F test), or "one factor" where the runs are too few. cluster: what counts as one independent error, the mean of a "cell" of equal size and tokens, or a "run".
+    model: one of `joint_fit.MODELS`; by default "two factors", L(N / m, D / k) with all constants shared, with an outer exponent if that betters it with p < 0.01 (F
+    test), and a larger one only if the multiplier depends on scale with p < 0.01; "one factor" where the runs are too few. cluster: what counts as one independent error, the mean of a "cell" of equal size and tokens, or a "run".
     interval: "bootstrap", percentiles of `draws` wild resamples of the cells, widened by Student's t over the normal quantile, or "profile", which supposes noise of one
     size. at_loss, flops: further losses, and computes of the baseline, at which to answer. Losses on different corpora or tokenizers are refused unless
     `force`. Raises InputError.
@@ -84,13 +84,11 @@ def _joint(
 ) -> Measurement:
     data = joint_fit.cells(*tables, by=("size", "tokens") if cluster == "cell" else ("row",))
     overlap, middle = _overlap(data)
-    rungs = [name for name in LADDER if len(data.size) > joint_fit.constants_free(name) + 1] or [LADDER[0]]
-    names = dict.fromkeys([*rungs, *BESIDE[:3], *(BESIDE[3:] if "scale-dependent" in rungs else []), *([model] if model else [])])
-    fitted = joint_fit.fit_models(data, list(names), middle)
-    chosen = fitted[model] if model else _chosen(fitted, rungs)
+    fitted, form = _fitted(data, middle, model)
+    sloped = _Bands(fitted["scale-dependent" + form], interval) if "scale-dependent" + form in fitted else None
+    slope, slope_p = (UNKNOWN, math.nan) if sloped is None else _scale(fitted["two factors" + form], sloped)
+    chosen = fitted[model] if model else _chosen(fitted, form, slope_p)
     bands = _Bands(chosen, interval)
-    sloped = _Bands(fitted["scale-dependent"], interval) if "scale-dependent" in fitted else None
-    slope, slope_p = (UNKNOWN, math.nan) if sloped is None else _scale(fitted["two factors"], sloped)
     notes = [] if overlap else ["no loss is reached by both sets: every answer extrapolates one of them"]
     structure, handicap = _factors(bands, notes)
     cost = [float((table["flops"] / (table["size"] * table["tokens"])).median()) for table in tables]
@@ -107,7 +105,7 @@ def _joint(
         loss=middle,
         overlap=overlap,
         levels=asker.table(overlap, at_loss, flops),
-        tests=_tests(fitted),
+        tests=_tests(fitted, form),
         pairs=pd.DataFrame(),
         runs=(len(tables[0]), len(tables[1])),
         notes=notes,
@@ -117,7 +115,7 @@ def _joint(
 
 def _check_options(model: str | None, cluster: str, interval: str, level: float, draws: int, seed: int) -> None:
     allowed = {
-        "model": (model, (None, *(name for name in MODELS if name != "equal"))),
+        "model": (model, (None, *(name for name in MODELS if not name.startswith("equal")))),
         "cluster": (cluster, ("cell", "run")),
         "interval": (interval, ("bootstrap", "profile")),
     }
@@ -163,12 +161,35 @@ def _overlap(data: Cells) -> tuple[tuple[float, float] | None, float]:
     return (float(low), float(high)) if low < high else None, float(math.sqrt(low * high))
 
 
-def _chosen(fitted: dict[str, Joint], rungs: Sequence[str]) -> Joint:
-    """Up the ladder from "two factors" to every larger model that betters the one reached."""
-    current = fitted["two factors" if "two factors" in rungs else rungs[0]]
-    for name in rungs[rungs.index(current.model) + 1 :]:
-        if joint_fit.f_test(current, fitted[name]) < SURE:
-            current = fitted[name]
+def _fitted(data: Cells, loss: float, model: str | None) -> tuple[dict[str, Joint], str]:
+    """The models that the cells suffice for, and which form of law they have: an outer exponent where "two factors" fit better with one, or as `model` says.
+
+    What a wrong form leaves over would else be taken for a difference between the sides, whose runs are of different sizes.
+    """
+
+    def enough(names: Sequence[str]) -> list[str]:
+        return [name for name in names if len(data.size) > joint_fit.constants_free(name) + 1]
+
+    first = enough(["two factors", "two factors" + OUTER])
+    found = joint_fit.fit_models(data, first, loss) if first else {}
+    better = len(first) == 2 and joint_fit.f_test(*(found[name] for name in first)) < SURE
+    form = OUTER if (model.endswith(OUTER) if model else better) else ""
+    names = enough([name + form for name in (*LADDER, *BESIDE)]) or ["one factor"]
+    more = [name for name in dict.fromkeys([*names, *([model] if model else [])]) if name not in found]
+    return found | joint_fit.fit_models(data, more, loss), form
+
+
+def _chosen(fitted: dict[str, Joint], form: str, slope_p: float) -> Joint:
+    """ "two factors" unless the multiplier depends on scale; then the smallest model with a slope that no larger one betters."""
+    rungs = [fitted[name + form] for name in LADDER if name + form in fitted]
+    if not rungs:
+        return fitted["one factor" + form]
+    if not slope_p < SURE:
+        return rungs[0]
+    current = rungs[1]
+    for larger in rungs[2:]:
+        if joint_fit.f_test(current, larger) < SURE:
+            current = larger
     return current
 
 
@@ -200,9 +221,11 @@ class _Bands:
         return self.percentiles(value, joint_fit.constants_of(*sides, split)[:, PLACE[name]])
 
     def percentiles(self, value: float, drawn: np.ndarray) -> Band:
-        """Percentiles of the logarithm, their distances from the estimate widened for the few cells."""
+        """Percentiles of the logarithm, their distances from the estimate widened for the few cells; resamples of which neither side gets there are left out."""
         with np.errstate(divide="ignore"):
             logs = np.log(drawn[~np.isnan(drawn)])
+        if not len(logs):
+            return Band(value, math.nan, math.nan)
         ends = np.quantile(logs, [(1 - self.level) / 2, (1 + self.level) / 2], method="inverted_cdf")  # which takes infinite ones
         wider = student.ppf((1 + self.level) / 2, self.joint.freedom) / norm.ppf((1 + self.level) / 2)
         low, high = np.exp(math.log(value) + wider * (ends - math.log(value)))
@@ -248,6 +271,12 @@ class _Asker:
         bands, ratio = bands or self.bands, self.cost[0] / self.cost[1]
         return Band(*(ratio * x for x in bands.of("penalty", loss, bands.joint.split).inverse))
 
+    def _short_of(self, loss: float) -> float:
+        """Share of the resamples in which no compute brings the baseline to `loss`."""
+        if self.bands.thetas is None:
+            return 0.0
+        return float(np.mean(self.bands.joint.sides_of(self.bands.thetas)[0].irreducible >= loss))
+
     def table(self, overlap: tuple[float, float] | None, at_loss: Sequence[float], flops: Sequence[float]) -> pd.DataFrame:
         """Inside the overlap, and as asked."""
         baseline = self.bands.joint.sides[0]
@@ -269,6 +298,8 @@ class _Asker:
         multiplier = self.multiplier(loss)
         feasible = math.isfinite(computes[1])
         reason = "" if feasible else f"no compute brings the variant, of irreducible loss {float(sides[1].irreducible):.6g}, to this loss"
+        if feasible and (short := self._short_of(loss)):
+            reason = f"{short:.0%} of the resamples put the baseline's irreducible loss above {loss:.6g}"
         outside = max(_decades(compute, *ends) for compute, ends in zip(computes, self.ranges, strict=True) if math.isfinite(compute))
         row = {"loss": loss, "baseline_flops": computes[0], "variant_flops": computes[1], "multiplier": multiplier.value}
         row |= {"low": multiplier.low, "high": multiplier.high, "decades_outside": outside}
@@ -288,13 +319,13 @@ def _decades(compute: float, low: float, high: float) -> float:
     return max(0.0, math.log10(compute / high), math.log10(low / compute))
 
 
-def _tests(fitted: dict[str, Joint]) -> pd.DataFrame:
-    """The models: constants, residual spread, BIC, penalty, and the p value of the F test of the smaller within the larger of it and "two factors"."""
-    base = fitted.get("two factors", fitted["one factor"])
+def _tests(fitted: dict[str, Joint], form: str) -> pd.DataFrame:
+    """The models: constants, residual spread, BIC, penalty, and the p value of the F test between each and "two factors", the smaller within the larger."""
+    base = fitted.get("two factors" + form, fitted.get("one factor"))
     rows = []
     for name, joint in fitted.items():
-        smaller, larger = (joint, base) if joint.free < base.free else (base, joint)
-        p = math.nan if joint.free == base.free else joint_fit.f_test(smaller, larger)
+        smaller, larger = sorted((joint, base or joint), key=lambda each: each.free)
+        p = math.nan if joint.free == smaller.free == larger.free else joint_fit.f_test(smaller, larger)
         row = {"model": name, "constants": joint.free, "residual_sd": joint.residual_sd, "bic": joint_fit.bic(joint)}
         rows.append(row | {"p_against_two_factors": p, "penalty": joint.constant("penalty")})
     return pd.DataFrame(rows)

@@ -33,12 +33,16 @@ def multiplier(
     at_loss: Annotated[Numbers, typer.Option(help="A further loss to answer at, nats/token. May be repeated.")] = None,
     flops: Annotated[Numbers, typer.Option(help="... or the loss of the baseline's frontier at this compute. May be repeated.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The joint model in place of the chosen one: two factors, scale-dependent, own laws, ...")
+        str | None,
+        typer.Option(
+            help="The joint model in place of the chosen one: two factors, scale-dependent, own laws, 'two factors, outer exponent', ..."
+        ),
     ] = None,
     size: Annotated[str, typer.Option(help="The count that plays N: flops_per_token, params, active_params, ...")] = "flops_per_token",
     cluster: Annotated[str, typer.Option(help="What counts as one independent error: cell (size and tokens) or run.")] = "cell",
     interval: Annotated[str, typer.Option(help="bootstrap (wild, of cells) or profile.")] = "bootstrap",
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    bootstrap: Annotated[int, typer.Option(help="Resamples behind the intervals, 100 at least.")] = 1000,
     seed: int = 0,
     force: Annotated[bool, typer.Option("--force", help="Compare runs of different corpora or tokenizers all the same.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw iso-loss curves of both sets into this PNG file.")] = None,
@@ -61,6 +65,7 @@ def multiplier(
         at_loss=at_loss or (),
         flops=flops or (),
         level=level,
+        draws=bootstrap,
         seed=seed,
         force=force,
     )

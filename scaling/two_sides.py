@@ -128,9 +128,11 @@ def sides(constants: np.ndarray, loss: Any, split: float) -> tuple[Side, Side]:
 
 
 def constants_of(baseline: Side, variant: Side, split: float) -> np.ndarray:
-    """The inverse of `sides`, for two sides around one loss."""
-    m, k = variant.size / baseline.size, variant.tokens / baseline.tokens
-    ratio = (variant.loss - variant.irreducible) / (baseline.loss - baseline.irreducible)
+    """The inverse of `sides`, for two sides around one loss; penalty infinite, zero or NaN where the variant, the baseline or neither reaches it."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # of sides that cannot reach the loss
+        m, k = variant.size / baseline.size, variant.tokens / baseline.tokens
+        ratio = (variant.loss - variant.irreducible) / (baseline.loss - baseline.irreducible)
+        growth, tilt = baseline.gamma / variant.gamma / ratio, m / (m * k) ** split
     values = {
         "irreducible": baseline.irreducible / baseline.loss,
         "size": baseline.size,
@@ -139,8 +141,8 @@ def constants_of(baseline: Side, variant: Side, split: float) -> np.ndarray:
         "beta": baseline.beta,
         "outer": baseline.outer,
         "penalty": m * k,
-        "tilt": m / (m * k) ** split,
-        "growth": baseline.gamma / variant.gamma / ratio,
+        "tilt": tilt,
+        "growth": growth,
         "shape": variant.alpha / variant.beta * baseline.beta / baseline.alpha,
         "irreducible_ratio": variant.irreducible / baseline.irreducible,
     }

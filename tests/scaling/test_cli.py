@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -10,9 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fits
+from scaling import InputError, compute_penalty
 from scaling.cli import main
+from scaling.comparability import check_same_text
 from tests.fits.planted import TRUTH, planted
 
 ISOLOSS = Path(sys.executable).with_name("isoloss")
@@ -100,6 +105,36 @@ def test_penalty_is_strict_json_even_where_it_is_infinite():
     assert "decades of compute beyond" in human.stderr
 
 
+def test_penalties_have_an_interval_from_the_draws_of_the_curve():
+    """At 2x structure and 2x data the size and tokens of least cost give 4x under any constants; with tokens fixed the constants matter."""
+    free, limited = ["--structure", 2, "--data", 2], ["--structure", 2, "--data", 2, "--unique-tokens", 15e12]
+    exact = answer("penalty", "besiroglu2024", "--loss", 2.0, *free)
+    assert (exact["low"], exact["high"], exact["level"]) == pytest.approx((4, 4, 0.95), rel=1e-9)
+    assert exact["leader"]["loss"] == pytest.approx(2.0, rel=1e-9)
+    near, far = answer("penalty", "besiroglu2024", "--flops", 1e26, "--flops", 1e29, *limited)["penalties"]
+    curve = fits.load("besiroglu2024")
+    drawn = [
+        dataclasses.replace(curve, constants=dict(zip(curve.law.constants, map(float, row), strict=True))) for row in curve.draws_or_error()
+    ]
+    values = [compute_penalty(each, flops=1e29, structure=2, data=2, unique_tokens=15e12).value for each in drawn]
+    assert (far["low"], far["high"]) == pytest.approx(
+        np.quantile(values, [(1 - 0.95) / 2, (1 + 0.95) / 2], method="inverted_cdf"), rel=1e-9
+    )
+    assert near["low"] < near["value"] < near["high"] < far["low"] < far["value"]
+    alone = answer("penalty", "hoffmann2022", "--flops", 1e24, *free)
+    assert alone["low"] is None
+    assert "no draws" in alone["notes"][0]
+
+
+def test_curves_of_other_texts_are_compared_by_force_only():
+    given = ["penalty", "besiroglu2024", "--flops", 1e24, "--follower", "castro2025-base"]
+    with pytest.raises(InputError, match="corpus 'MassiveText'"):
+        compute_penalty(fits.load("besiroglu2024"), flops=1e24, follower=fits.load("castro2025-base"))
+    assert called(*given, "--force").stderr.count("forced: curve 'besiroglu2024' is of corpus 'MassiveText'") == 1
+    assert "the corpus of 'kumar2024' is not known" in " ".join(check_same_text(fits.load("besiroglu2024"), fits.load("kumar2024")))
+    assert check_same_text(fits.load("besiroglu2024"), fits.load("hoffmann2022")) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -128,6 +163,15 @@ def test_penalty_is_strict_json_even_where_it_is_infinite():
         (["curves", "besiroglu2024", "--flops", "-1"], "flops must be positive"),
         (["penalty", "besiroglu2024", "--flops", "nan"], "flops must be positive"),
         (["penalty", "besiroglu2024"], "--flops"),
+        (["penalty", "besiroglu2024", "--loss", "1.8"], "a loss of 1.8 is not above its irreducible loss 1.81686"),
+        (["penalty", "besiroglu2024", "--loss", "2", "--flops", "1e22"], "not both"),
+        (["penalty", "besiroglu2024", "--loss", "2", "--overtraining", "3"], "compute-optimal frontier"),
+        (["penalty", "besiroglu2024", "--flops", "1e24", "--follower", "castro2025-base"], "not comparable"),
+        (
+            ["penalty", "busbridge2025-supervised", "--flops", "1e24", "--follower", "castro2025-base"],
+            "of tokenizer 'vocabulary of 32,168'",
+        ),
+        (["penalty", "besiroglu2024", "--flops", "1e24", "--fixed", "tokens", "--allocation-error", "2"], "neither with fixed"),
         (["sweep", "none.toml", "--store", "s.sqlite"], "no such file"),
         (["runs", "none.sqlite"], "no such store"),
         (["demo", "--out", "runs.csv"], "is a file"),
