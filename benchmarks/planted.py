@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import fits
@@ -37,6 +38,7 @@ LIMIT = 1.25  # asked of an interval's half-width, a factor
 MODEL = "two factors"  # L(N / m, D / k) with one law for both, which is what was planted and what the design was chosen for
 NOISES = ("seeds", "seeds and misfit")
 SIMULATED_DRAWS = 400
+ARROWS = {"data2": 1.1e11, "structure2": 4.2e11, "both2": 2.2e11}  # where they begin, FLOP of the leader
 SEEN = ["params", "tokens", "flops", "loss", "seed"]  # all that the estimator is given
 KEPT = ["arm", "budget", "corpus", *SEEN, "loss_se", "train_seconds"]
 
@@ -65,7 +67,7 @@ def trained(store: str) -> pd.DataFrame:
     lost = frame[frame["status"] != "done"]
     if len(lost):
         print(f"planted: {len(lost)} runs have no loss, the first: {lost['reason'].iloc[0]}", file=sys.stderr)
-    return frame.loc[frame["status"] == "done", KEPT]
+    return frame.loc[frame["status"] == "done", KEPT].sort_values(["arm", "seed", "budget", "params"], ignore_index=True)
 
 
 def replicate(runs: pd.DataFrame) -> pd.Series:
@@ -113,7 +115,7 @@ class Errors(NamedTuple):
     cells: pd.DataFrame
     seeds: np.ndarray
     misfits: np.ndarray
-    constants: dict[str, float]
+    curve: fits.Curve
 
 
 def errors(runs: pd.DataFrame) -> Errors:
@@ -125,7 +127,7 @@ def errors(runs: pd.DataFrame) -> Errors:
     seeds = (table["log_loss"] - logs.transform("mean")) * np.sqrt(logs.transform("size") / (logs.transform("size") - 1))
     cells = logs.mean().rename("mean").reset_index().merge(table.groupby(["arm", "budget", "params"])["tokens"].first().reset_index())
     cells["law"] = np.log(curve.loss(params=cells["params"].to_numpy(), tokens=cells["tokens"].to_numpy()))
-    return Errors(cells, seeds.to_numpy(), (cells["mean"] - cells["law"]).to_numpy(), dict(curve.constants))
+    return Errors(cells, seeds.to_numpy(), (cells["mean"] - cells["law"]).to_numpy(), curve)
 
 
 def spreads(found: Errors) -> dict[str, float]:
@@ -187,13 +189,12 @@ def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     import matplotlib
     from matplotlib import pyplot as plt
 
-    constants = errors(runs).constants
-    frontier = fits.Curve(law=fits.load("hoffmann2022").law, constants=constants, name="live runs", about={})
+    frontier = errors(runs).curve
     colours = dict(zip((LEADER, *PLANTED), (plots.BLACK, plots.BLUE, plots.ORANGE, plots.RED), strict=True))
     rows = []
     with matplotlib.rc_context(plots.STYLE):
         drawn, axes = plt.subplots(figsize=(7.5, 5))
-        for place, (arm, colour) in enumerate(colours.items()):
+        for arm, colour in colours.items():
             own = runs[runs["arm"] == arm]
             penalty = PLANTED[arm].penalty if arm != LEADER else 1
             means = own.groupby(["budget", "params"]).mean(numeric_only=True)
@@ -201,17 +202,21 @@ def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             flops = np.geomspace(own["flops"].min(), own["flops"].max(), 60)
             axes.plot(flops, [frontier.optimal(flops=each / penalty).loss for each in flops], color=colour, linewidth=1)
             if arm != LEADER:
-                loss = frontier.optimal(flops=(1.6e11, 2.4e11, 3.6e11)[place - 1]).loss
-                start = frontier.compute_for(loss=loss)
-                arrow: Any = {"arrowstyle": "->", "color": colour, "linewidth": 1.5}
-                axes.annotate("", (start * penalty, loss), (start, loss), arrowprops=arrow)
-                axes.annotate(
-                    f"{penalty}x", (start * math.sqrt(penalty), loss), (0, 4), textcoords="offset points", color=colour, ha="center"
-                )
-                rows.append({"arm": arm, "planted": penalty, "loss": loss, "leader_flops": start, "follower_flops": start * penalty})
+                start = ARROWS[arm]
+                rows.append({"arm": arm, "planted": penalty, "loss": frontier.optimal(flops=start).loss, "leader_flops": start})
+                _arrow(axes, start, penalty, rows[-1]["loss"], colour)
         axes.set(xscale="log", xlabel="training FLOP, all that was computed", ylabel="loss (nats/token)", title="Planted penalties")
         axes.legend()
-    return drawn, pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return drawn, table.assign(follower_flops=table["leader_flops"] * table["planted"])
+
+
+def _arrow(axes: Axes, start: float, penalty: int, loss: float, colour: str) -> None:
+    """From the leader's compute to the follower's at one loss."""
+    style: Any = {"arrowstyle": "->", "color": colour, "linewidth": 1.5}
+    axes.annotate("", (start * penalty, loss), (start, loss), arrowprops=style)
+    middle = start * math.sqrt(penalty), loss
+    axes.annotate(f"{penalty}x", middle, (0, 4), textcoords="offset points", color=colour, ha="center", weight="bold")
 
 
 def main() -> None:
@@ -225,7 +230,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = trained(arguments.store) if arguments.store else pd.read_csv(arguments.runs)
     if arguments.out:
-        runs.to_csv(arguments.out, index=False, float_format="%.8g")
+        runs.to_csv(arguments.out, index=False)
     minutes = runs.groupby(replicate(runs))["train_seconds"].sum() / 60
     print(f"{len(runs)} runs; minutes of training steps by replicate: {', '.join(f'{each:.1f}' for each in minutes)}")
     print("spread of log loss:", {name: round(value, 5) for name, value in spreads(errors(runs)).items()})
