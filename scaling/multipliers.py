@@ -121,16 +121,21 @@ def _scale(table: pd.DataFrame, level: float) -> tuple[Band, float]:
 
 
 def _by_budget(table: pd.DataFrame, level: float) -> pd.DataFrame:
-    """The mean over the pairs of a budget (or of one compute of the baseline), with its t interval where there are two and more."""
-    key = "budget" if "budget" in table else "baseline_flops"
+    """The mean over the pairs of a budget (or of one compute of the baseline, to two digits of its logarithm), with its t interval where there are two and more."""
     rows = []
-    for _, part in table.groupby(key):
+    for _, part in table.groupby(table["budget"] if "budget" in table else np.log10(table["baseline_flops"]).round(2)):
         logs, count = np.log(part["multiplier"].to_numpy(float)), len(part)
         mean, half = float(logs.mean()), math.inf
         if count > 1 and np.isfinite(logs).all():
             half = float(student.ppf((1 + level) / 2, count - 1) * logs.std(ddof=1) / math.sqrt(count))
-        row = {"loss": part["baseline_loss"].mean(), "baseline_flops": part["baseline_flops"].mean(), "variant_flops": part["flops"].mean()}
-        row |= {"multiplier": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(min(700.0, mean + half)), "pairs": count}
+        multiplier, low, high = map(float, np.exp([mean, mean - half, mean + half]))
+        compute = float(part["baseline_flops"].mean())
+        row = {
+            "loss": part["baseline_loss"].mean(),
+            "baseline_flops": compute,
+            "variant_flops": compute / multiplier if multiplier else math.inf,
+        }
+        row |= {"multiplier": multiplier, "low": low, "high": high, "pairs": count}
         rows.append(row)
     return pd.DataFrame(rows)
 
