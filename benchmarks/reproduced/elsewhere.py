@@ -8,12 +8,12 @@ from collections.abc import Callable
 import diffusion
 import pandas as pd
 
-from reproduced.entry import OWN, ROOT, Drawn, Entry
+from reproduced.entry import ROOT, Drawn, Entry
 from scaling.outlook.forms import DEFAULT
 
 FEW = 500  # draws of a scenario or a ledger where bootstraps have fewer than ALL
 ALL = 1000
-PLANTED = OWN / "planted.csv"
+PLANTED = ROOT / "benchmarks" / "results" / "planted.csv"
 SCALING = ROOT / "scaling"
 TRENDS = (SCALING / "diffusion" / "trends.toml", SCALING / "diffusion" / "backtests.toml")
 HARDWARE_FILES = (SCALING / "hardware" / "chips.toml", SCALING / "hardware" / "constants.json")

@@ -21,7 +21,7 @@ MAKERS = {
     "predictions.csv": "python benchmarks/own.py register",
     "own-dense-prose.json": "python benchmarks/own.py fit",
     "own-dense-grm.json": "python benchmarks/own.py fit",
-    "planted.csv": "python benchmarks/planted.py --store planted.sqlite --out fits/own/planted.csv",
+    "planted.csv": "python benchmarks/planted.py --store planted.sqlite --out benchmarks/results/planted.csv",
     "runs.sqlite": "isoloss demo, or leave out --quick",
 }
 
