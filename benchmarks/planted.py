@@ -203,13 +203,12 @@ def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             axes.plot(flops, [frontier.optimal(flops=each / penalty).loss for each in flops], color=colour, linewidth=1)
             if arm != LEADER:
                 start = ARROWS[arm]
-                loss = frontier.optimal(flops=start).loss
-                rows.append({"arm": arm, "planted": penalty, "loss": loss, "leader_flops": start})
+                loss = float(frontier.optimal(flops=start).loss)
+                rows.append({"arm": arm, "planted": penalty, "loss": loss, "leader_flops": start, "follower_flops": start * penalty})
                 _arrow(axes, start, penalty, loss, colour)
         axes.set(xscale="log", xlabel="training FLOP, all that was computed", ylabel="loss (nats/token)", title="Planted penalties")
         axes.legend()
-    table = pd.DataFrame(rows)
-    return drawn, table.assign(follower_flops=table["leader_flops"] * table["planted"])
+    return drawn, pd.DataFrame(rows)
 
 
 def _arrow(axes: Axes, start: float, penalty: int, loss: float, colour: str) -> None:
