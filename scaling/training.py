@@ -239,7 +239,7 @@ class Run:
     def _save(self, care: Interruptions) -> None:
         """A checkpoint. One that cannot be written is no reason to lose the run."""
         assert care.folder is not None
-        routers = [[np.asarray(part).tolist() for part in row] for row in self.routers]
+        routers = [[np.asarray(part).tolist() for part in row if part is not None] for row in self.routers]
         try:
             checkpoints.save(care.folder, self.job.id, self.state, checkpoints.Past(self.losses, routers, self.seconds, self.timed_steps))
         except (OSError, ValueError) as error:  # the disk is full, say; TensorStore raises ValueError
