@@ -170,13 +170,15 @@ def entropy_figure(draws: int) -> Drawn:
     for size, shade in zip(sizes, shades(len(sizes)), strict=True):
         own = runs[runs["params"] == size].groupby("tokens", as_index=False)[["loss", "flops"]].mean()
         left.plot(own["flops"], own["loss"] - truth, "o-", color=shade, markersize=5, linewidth=1.2)
+        late = own["flops"].iloc[0] > 2e11  # those begin within the others' lines: their labels go to the right of the first point
+        at = own["flops"].iloc[0], own["loss"].iloc[0] - truth
         label(
             left,
             f"{count(size)} parameters",
-            (own["flops"].iloc[0], own["loss"].iloc[0] - truth),
+            at,
             shade,
-            shift=(-6, 0),
-            ha="right",
+            shift=(6, 6 if at[0] < 5e12 else -12) if late else (-6, 0),
+            ha="left" if late else "right",
             fontsize=8.5,
         )
     flops = np.geomspace(runs["flops"].min(), 10 * runs["flops"].max(), 60)
