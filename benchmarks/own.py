@@ -34,7 +34,7 @@ from scaling.training import train
 
 HERE = Path(__file__).parent
 OWN = HERE.parent / "fits" / "own"
-PLANS = ("dense", "largest", "arms", "laggard", "distilled", "grm", "source")
+PLANS = ("rates", "dense", "largest", "arms", "laggard", "distilled", "grm", "source")
 TEACHER = RunConfig(models.ladder(96, context=64), 1_271_296, "pd-prose", seed=7, arm="teacher", learning_rate=0.0034, kernels=True)
 COLUMNS = [
     "run_id",

@@ -12,7 +12,7 @@ from scaling.run import RunConfig
 from scaling.toml_files import read_toml
 
 PLANS = Path(__file__).parent / "plans"
-WIDTH, BUDGET, ROUNDS, SECONDS = 48, 3e11, 3, 1.5
+WIDTH, BUDGET, ROUNDS, SECONDS = 48, 3e11, 2, 1.0
 
 
 def measure(path: Path) -> None:

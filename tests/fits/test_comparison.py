@@ -63,6 +63,7 @@ def test_columns_and_curves():
     assert math.isnan(whole["heldout_error"][0])
 
 
+@pytest.mark.slow
 def test_unfit_laws_are_rows():
     runs = isoflops(0.002)
     table = compare(runs, ["chinchilla", "farseer", "data-constrained"], "flops > 3e19")

@@ -176,6 +176,7 @@ def test_coordinate_check_of_adam_is_flat_with_the_rules_and_not_without():
     assert min(without.values()) > 0.7, without
 
 
+@pytest.mark.slow
 def test_coordinate_check_of_muon_is_flat():
     """With one rate for all widths the branch's slope is 0.4 here (0.5 in the limit), with Adam's 1 / m it would fall instead."""
     flat = slopes("muon", "completep")

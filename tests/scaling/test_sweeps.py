@@ -210,6 +210,7 @@ def test_an_error_while_storing_ends_the_sweep_at_once(plan, tmp_path, monkeypat
     assert len(stored) <= 2
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_noted_and_made_again(plan, tmp_path):
     store = Store(tmp_path / "runs.sqlite")
     run = next(iter(prepare(plan).jobs))

@@ -132,6 +132,7 @@ def test_a_corpus_of_it_is_found_by_its_hash_and_keeps_validation_apart():
     again.check()
 
 
+@pytest.mark.slow
 def test_a_model_learns_it_and_does_not_beat_the_entropy():
     corpus = load_corpus("grm:order=3")
     fields: dict[str, Any] = {"batch": 8, "micro_batch": 8, "learning_rate": 0.01, "validation_tokens": 32_768}
