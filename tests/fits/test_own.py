@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +21,8 @@ def config_of(row: dict) -> RunConfig:
     shape = {field.name: own[field.name] for field in dataclasses.fields(ModelConfig) if field.name in own}
     fields = {field.name: own[field.name] for field in dataclasses.fields(RunConfig) if field.name in own}
     more = {"unique_tokens": int(row["unique_tokens"])} if row["arm"].startswith("unique") else {}
-    return RunConfig(**fields | more | {"model": ModelConfig(**shape), "corpus": CORPORA[row["corpus"]], "tokens": int(row["tokens"])})
+    whole: dict[str, Any] = fields | more | {"model": ModelConfig(**shape), "corpus": CORPORA[row["corpus"]], "tokens": int(row["tokens"])}
+    return RunConfig(**whole)
 
 
 CORPORA = {"pd-prose-v1-train@6056ca6b": "pd-prose", "python-source@28febd96": "python-source", "grm@04a731dd": "grm"}
