@@ -39,7 +39,7 @@ def _with(runs: pd.DataFrame, start: tuple[str, ...]) -> pd.Series:
     return _dense(runs, PROSE) | (runs["corpus"].str.startswith(PROSE) & runs["arm"].str.startswith(start))
 
 
-SMALL = "Small models (at most 0.9M parameters), bytes, context 64: exponents and ratios hold for this scale; E is that of 64 bytes of context, not of the text."
+SMALL = "Small models (at most 0.4M active parameters, 1.2M with experts), bytes, context 64: exponents and ratios hold for this scale; E is that of 64 bytes of context, not of the text."
 CURVES = (
     Own("own-dense-prose", "chinchilla", lambda runs: _dense(runs, PROSE), "Dense models on English prose", SMALL),
     Own("own-dense-source", "chinchilla", lambda runs: _dense(runs, SOURCE), "Dense models on Python source", SMALL),
