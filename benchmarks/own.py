@@ -3,7 +3,7 @@
     python benchmarks/own.py sweep --store own.sqlite        the plans of benchmarks/plans, with the teacher; carries on where it stopped
     python benchmarks/own.py export --store own.sqlite       writes fits/own/runs.csv
     python benchmarks/own.py fit                             fits/own/*.json and their cards, from the table
-    python benchmarks/own.py register --width 96 --flops 3e13 --seed 0 [...]
+    python benchmarks/own.py register --width 96 --flops 3e13
                                                              the loss that the curve predicts of a run that has not been made
     python benchmarks/own.py score                           predictions beside runs
 
