@@ -90,7 +90,8 @@ def _controls(answer: dict[str, Any]) -> list[str]:
             if last["after"] not in (None, each["events"][0]["before"])
             else ""
         )
-        sentences.append(f"{text}, and {each['serving_left']:.0%} of the users{chip}.")
+        joined = "but" if each["run_left"] < 0.9 and each["serving_left"] > 1 else "and"
+        sentences.append(f"{text}, {joined} {each['serving_left']:.0%} of the users it could otherwise serve{chip}.")
     return sentences
 
 

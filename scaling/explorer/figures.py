@@ -166,8 +166,8 @@ def _ticks(texts: Iterable[str]) -> Figure:
 
 
 def _spaced(ticks: Figure, low: float, high: float) -> Figure:
-    """Only so many of the ticks as stand apart: all of 1, 2, 5 within a factor of 30, else whole decades, at most seven."""
-    step = 1 if high / low < 30 else 3 * math.ceil(math.log10(high / low) / 7)
+    """Only so many of the ticks as stand apart: all of 1, 2, 5 within a factor of 100, else whole decades, at most seven."""
+    step = 1 if high / low < 100 else 3 * math.ceil(math.log10(high / low) / 7)
     kept = [place for place in range(0, len(_NICE), step) if low <= _NICE[place] <= high]
     return {name: [values[place] for place in kept] for name, values in ticks.items()}
 
