@@ -30,7 +30,7 @@ def report(
     if as_json:
         return output.emit({"out": str(out), "sections": [section.as_dict() for section in found]})
     for section in found:
-        output.say(f"{section.title} ({section.source}): {len(section.figures)} figures, {len(section.tables)} tables")
+        output.say(f"{section.title} ({section.source}): figures: {len(section.figures)}, tables: {len(section.tables)}")
         for text in section.warnings:
             output.note(f"warning: {text}")
     output.say(f"report: {out}")
