@@ -26,6 +26,7 @@ import models
 from models.config import ModelConfig
 from scaling.data.corpora import Options, load_corpus
 from scaling.errors import InputError
+from scaling.finished import record_of
 from scaling.progress import SweepProgress
 from scaling.run import RunConfig
 from scaling.store import Store
@@ -34,8 +35,13 @@ from scaling.training import train
 
 HERE = Path(__file__).parent
 OWN = HERE.parent / "fits" / "own"
-PLANS = ("rates", "dense", "largest", "arms", "laggard", "distilled", "grm", "source")
-TEACHER = RunConfig(models.ladder(96, context=64), 1_271_296, "pd-prose", seed=7, arm="teacher", learning_rate=0.0034, kernels=True)
+PLANS = ("rates", "dense", "largest", "arms", "laggard", "distilled", "taught", "grm", "grm-deep", "source")
+TEACHERS = {  # width, tokens
+    "teacher-32": (32, 1_162_240),
+    "teacher-48": (48, 2_086_400),
+    "teacher": (96, 1_271_296),
+    "teacher-96": (96, 4_238_552),
+}
 COLUMNS = [
     "run_id",
     "corpus",
@@ -67,6 +73,7 @@ COLUMNS = [
     "bits_weights",
     "bits_activations",
     "bits_cache",
+    "teacher_loss",
     "settings",
 ]
 PREDICTIONS = OWN / "predictions.csv"
@@ -115,16 +122,30 @@ def make(store: Path) -> None:
     """All plans into one store, in the order in which one needs the other."""
     prose()
     for name in PLANS:
-        if name == "distilled" and not Path("teacher").exists():
-            train(TEACHER, save="teacher")
+        if name == "distilled":
+            make_teachers()
         sweep(HERE / "plans" / f"{name}.toml", store, progress=SweepProgress())
 
 
+def make_teachers() -> None:
+    """Trains the teachers that are not there, each into a folder of its name."""
+    for folder, (width, tokens) in TEACHERS.items():
+        if not Path(folder).exists():
+            shape = models.ladder(width, context=64)
+            train(RunConfig(shape, tokens, "pd-prose", seed=7, arm="teacher", learning_rate=0.0034, kernels=True), save=folder)
+
+
 def export(store: Path) -> None:
-    """Every finished run as a row of fits/own/runs.csv. `settings` holds what differs from the defaults of RunConfig and ModelConfig."""
+    """Every finished run as a row of fits/own/runs.csv, with the teachers, which are read from their folders.
+
+    `settings` holds what differs from the defaults of RunConfig and ModelConfig.
+    """
+    teachers = {record["run_id"]: record for record in map(record_of, TEACHERS)}
     rows = [
-        dict(record) | {"settings": settings(record["config"])} | {f"bits_{place}": bits for place, bits in record["bits"].items()}
-        for record in Store(store).records()
+        dict(record)
+        | {"settings": settings(record["config"]), "teacher_loss": teachers[record["teacher"]]["loss"] if record["teacher"] else None}
+        | {f"bits_{place}": bits for place, bits in record["bits"].items()}
+        for record in [*Store(store).records(), *teachers.values()]
     ]
     table = pd.DataFrame(rows)[COLUMNS].sort_values(["corpus", "arm", "budget", "params", "learning_rate", "seed"])
     OWN.mkdir(exist_ok=True)

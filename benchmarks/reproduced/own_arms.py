@@ -8,16 +8,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from multipliers import MEMORISED
 
 import fits
+from fits.curve import Curve
 from reproduced.drawing import interval, label, note, plain, shades
-from reproduced.entry import Absent, Drawn, Entry
+from reproduced.entry import OWN, Absent, Drawn, Entry
 from reproduced.own_dense import PROSE, RUNS, dense
 from scaling.errors import InputError
 from scaling.measurement import measure_multiplier
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, _axes, _plain_log_ticks, _power_of_ten, _styled
 
 CORPUS = "pd-prose-v1-train"
+STUDENTS = OWN / "own-distillation.json"
 KINDS: tuple[tuple[str, str, str], ...] = (  # start of an arm's name, kind, colour
     ("moe", "experts", BLUE),
     ("laggard", "older recipe", RED),
@@ -48,7 +51,7 @@ def multipliers(wanted: Callable[[str], bool]) -> pd.DataFrame:
         if not wanted(str(arm)):
             continue
         try:
-            found = measure_multiplier(baseline, variant, pairs=True, curve=curve)
+            found = measure_multiplier(baseline, variant[variant["loss"] < MEMORISED], pairs=True, curve=curve)
         except InputError:
             continue  # no dense run of its widths, budgets and seeds yet
         pairs = found.pairs
@@ -202,10 +205,46 @@ def repetition_figure(draws: int) -> Drawn:
     return figure, table
 
 
+@_styled
+def students_figure(draws: int) -> Drawn:
+    """Students' losses against their teacher's, beside what they reach alone."""
+    runs, curve = arms(), fits.load("own-distillation")
+    taught = runs[runs["arm"].str.startswith("distilled:")]
+    alone = _means(dense(), ["width", "budget"]).set_index(["width", "budget"])["loss"]
+    by = ["width", "budget", "non_embedding_params", "tokens", "teacher_loss"]
+    table = _means(taught, by)
+    table["alone"] = [alone.get((width, budget), np.nan) for width, budget in zip(table["width"], table["budget"], strict=True)]
+    table["law"] = curve.loss(**{name: table[name].to_numpy(float) for name in curve.law.inputs})
+    figure, axes = _axes(12.0, 4.8, columns=table["width"].nunique())
+    for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
+        _taught(axis, part, curve)
+        axis.set(xlabel="teacher's loss (nats per byte)", title=f"Width {width}")
+        axis.sharey(axes[0])
+    axes[0].set_ylabel("student's loss (nats per byte), mean of seeds")
+    note(axes[0], "line: fitted law; dotted: the same model without a teacher", "upper left")
+    return figure, table
+
+
+def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> None:
+    ends = np.linspace(part["teacher_loss"].min() - 0.02, part["teacher_loss"].max() + 0.02, 80)
+    budgets = sorted(part["budget"].unique())
+    for budget, shade in zip(budgets, shades(len(budgets)), strict=True):
+        own = part[part["budget"] == budget].sort_values("teacher_loss")
+        first = own.iloc[0]
+        line = curve.loss(
+            non_embedding_params=np.full(80, first["non_embedding_params"]), tokens=np.full(80, first["tokens"]), teacher_loss=ends
+        )
+        axis.plot(ends, line, color=shade, linewidth=1.6)
+        axis.errorbar(own["teacher_loss"], own["loss"], own["se"], fmt="o", color=shade, markersize=5, capsize=2)
+        axis.plot(ends[[0, -1]], [first["alone"]] * 2, ":", color=shade, linewidth=1.3)
+        label(axis, f"{_power_of_ten(budget)} FLOP", (own["teacher_loss"].iloc[-1], own["loss"].iloc[-1]), shade, shift=(0, 12), ha="right")
+
+
 FIGURES = (
     Entry("own-multipliers", "what every variant of ours saves or costs in compute at equal loss", multipliers_figure, files=(RUNS, PROSE)),
     Entry("own-laggard", "the older recipe taken apart", laggard_figure, files=(RUNS, PROSE)),
     Entry("own-experts", "our losses against the number of experts", experts_figure, files=(RUNS,)),
     Entry("own-precision", "our losses against bits", precision_figure, files=(RUNS,)),
+    Entry("own-distillation", "our students against their teachers", students_figure, files=(RUNS, STUDENTS)),
     Entry("own-repetition", "our losses against epochs", repetition_figure, files=(RUNS,)),
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from own_curves import DEEP, GRM, dense_rows
 
 import fits
 from fits.curve import Curve
@@ -18,7 +19,8 @@ from scaling import plots
 from scaling.plots import BLACK, BLUE, ORANGE, RED, _axes, _plain_log_ticks, _styled
 
 RUNS, PREDICTIONS = OWN / "runs.csv", OWN / "predictions.csv"
-PROSE, GRM = OWN / "own-dense-prose.json", OWN / "own-dense-grm.json"
+PROSE, MARKOV = OWN / "own-dense-prose.json", (OWN / "own-dense-grm.json", OWN / "own-dense-grm-deep.json")
+KNOWN = (("order 7", GRM, "own-dense-grm"), ("order 14", DEEP, "own-dense-grm-deep"))  # source, start of its corpus' name, curve
 FITTED_BELOW = 4e12  # FLOP: what the registered predictions were fitted to
 CLUSTERS = ["params", "tokens"]
 LAWS = (
@@ -34,10 +36,8 @@ ALLOCATIONS = ("kaplan2020-params", "porian2024-refinedweb-tuned", "deepseek2024
 
 def dense(corpus: str = "pd-prose-v1-train") -> pd.DataFrame:
     """The dense runs on a corpus at the tuned rate, those beyond the fit marked as held out."""
-    from own_curves import _dense
-
     runs = fits.own_runs()
-    runs = runs[_dense(runs, corpus) & (runs["status"] == "done")]
+    runs = runs[dense_rows(runs, corpus) & (runs["status"] == "done")]
     return runs.assign(holdout=runs["flops"] > FITTED_BELOW)
 
 
@@ -162,53 +162,61 @@ def _exponents(curve: Curve) -> list[tuple[str, str, float, float, float]]:
 
 @_styled
 def entropy_figure(draws: int) -> Drawn:
-    """Losses on a source whose entropy is known, approaching it, and the entropy that the fit finds."""
-    runs, curve = dense("grm@"), fits.load("own-dense-grm")
-    truth = known_entropy()
+    """Losses on a source whose entropy is known, approaching it, and the entropies that fits to two such sources find."""
     figure, (left, right) = _axes(11.0, 4.6, columns=2)
-    sizes = sorted(runs["params"].unique())
+    tables = [_known(name, corpus, curve) for name, corpus, curve in KNOWN]
+    _approach(left, tables[0])
+    for place, table in enumerate(tables[::-1]):
+        line = table.iloc[0]
+        truth = line["truth"]
+        ends = (line["E_low"] - truth, line["E_high"] - truth)
+        interval(right, line["E"] - truth, place, ends, BLUE, across=True)
+        text = f"{line['source']}: fitted {line['E']:.4f} [{line['E_low']:.4f}, {line['E_high']:.4f}], truth {truth:.4f}"
+        label(right, text, (sum(ends) / 2, place), BLUE, shift=(0, 16), ha="center")
+    right.axvline(0, color=RED, linewidth=1.6)
+    right.set(ylim=(-0.6, len(tables) - 0.3), xlabel="irreducible loss less the true entropy (nats per symbol)")
+    right.set_title("The entropy that the runs give, 95% interval")
+    right.set_yticks([])
+    right.margins(x=0.6)
+    return figure, pd.concat(tables, ignore_index=True)
+
+
+def _known(name: str, corpus: str, curve: str) -> pd.DataFrame:
+    """The runs on a source, its true entropy and the one that the fit gives."""
+    runs, fitted_curve = dense(corpus), fits.load(curve)
+    low, high = fitted_curve.interval(0.95)["E"]
+    columns = ["width", "params", "tokens", "flops", "seed", "loss", "loss_se"]
+    facts = {"source": name, "truth": known_entropy(corpus), "E": fitted_curve.constants["E"], "E_low": low, "E_high": high}
+    frontier = [fitted_curve.optimal(each).loss for each in runs["flops"]]
+    return runs[columns].assign(**facts, frontier=frontier)
+
+
+def _approach(axis: Axes, table: pd.DataFrame) -> None:
+    """How far the losses of every size lie above the entropy."""
+    truth = float(table["truth"].iloc[0])
+    sizes = sorted(table["params"].unique())
     for size, shade in zip(sizes, shades(len(sizes)), strict=True):
-        own = runs[runs["params"] == size].groupby("tokens", as_index=False)[["loss", "flops"]].mean()
-        left.plot(own["flops"], own["loss"] - truth, "o-", color=shade, markersize=5, linewidth=1.2)
+        own = table[table["params"] == size].groupby("tokens", as_index=False)[["loss", "flops"]].mean()
+        axis.plot(own["flops"], own["loss"] - truth, "o-", color=shade, markersize=5, linewidth=1.2)
         late = own["flops"].iloc[0] > 2e11  # those begin within the others' lines: their labels go to the right of the first point
         at = own["flops"].iloc[0], own["loss"].iloc[0] - truth
-        label(
-            left,
-            f"{count(size)} parameters",
-            at,
-            shade,
-            shift=(6, 6 if at[0] < 5e12 else -12) if late else (-6, 0),
-            ha="left" if late else "right",
-            fontsize=8.5,
-        )
-    flops = np.geomspace(runs["flops"].min(), 10 * runs["flops"].max(), 60)
-    left.plot(flops, np.array([curve.optimal(each).loss for each in flops]) - truth, color=BLUE, linewidth=2)
-    left.set(
+        shift = (6, 6 if at[0] < 5e12 else -12) if late else (-6, 0)
+        label(axis, f"{count(size)} parameters", at, shade, shift=shift, ha="left" if late else "right", fontsize=8.5)
+    line = table.sort_values("flops")
+    axis.plot(line["flops"], line["frontier"] - truth, color=BLUE, linewidth=2)
+    axis.set(
         xscale="log", yscale="log", xlabel="training compute (FLOP, exact count)", ylabel="loss less the true entropy (nats per symbol)"
     )
-    left.set_xlim(left=runs["flops"].min() / 12)
-    left.set_title("A source of known entropy: what is left to learn")
-    _plain_log_ticks(left)
-    low, high = curve.interval(0.95)["E"]
-    interval(right, curve.constants["E"], 0, (low, high), BLUE, across=True)
-    right.axvline(truth, color=RED, linewidth=1.6)
-    label(right, f"truth {truth:.4f}", (truth, 0.6), RED, shift=(5, 0))
-    label(
-        right, f"fitted E {curve.constants['E']:.4f} [{low:.4f}, {high:.4f}]", (curve.constants["E"], 0), BLUE, shift=(0, 14), ha="center"
-    )
-    right.set(ylim=(-1, 1), xlabel="irreducible loss (nats per symbol)", title="The E that the runs give, 95% interval")
-    right.set_yticks([])
-    right.margins(x=0.35)
-    return figure, runs[["width", "params", "tokens", "flops", "seed", "loss", "loss_se"]].assign(
-        truth=truth, E=curve.constants["E"], E_low=low, E_high=high
-    )
+    axis.set_xlim(left=table["flops"].min() / 12)
+    axis.set_title(f"What is left to learn of a source of known entropy ({table['source'].iloc[0]})")
+    _plain_log_ticks(axis)
 
 
-def known_entropy() -> float:
-    """The entropy rate of the source `grm`, nats per symbol, solved from its tables."""
+def known_entropy(corpus: str) -> float:
+    """The entropy rate of a source, nats per symbol, from its tables: solved (order 7), or a mean along 4 million tokens (order 14)."""
     from scaling.data import grm, markov
 
-    return float(markov.entropy(markov.build_source(grm.parse(grm.NAME))).rate)
+    return float(markov.entropy(markov.build_source(grm.parse("grm:deep" if corpus == DEEP else grm.NAME))).rate)
 
 
 FIGURES = (
@@ -217,5 +225,7 @@ FIGURES = (
         "own-predictions", "losses registered before the runs, with bands, beside the runs", predictions_figure, files=(RUNS, PREDICTIONS)
     ),
     Entry("own-exponents", "our exponents beside the published ones", exponents_figure, curves=LAWS + ALLOCATIONS, files=(PROSE,)),
-    Entry("own-entropy", "a source of known entropy: losses approaching it, and the fitted E", entropy_figure, files=(RUNS, GRM)),
+    Entry(
+        "own-entropy", "a source of known entropy: losses approaching it, and the E fitted to two", entropy_figure, files=(RUNS, *MARKOV)
+    ),
 )

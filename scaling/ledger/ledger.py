@@ -132,7 +132,10 @@ def ledger(source: str | Path | dict[str, Any] | Scenario, draws: int = 4000, se
         usd=totals["usd"],
         lines=lines,
         shares=divided,
-        not_measured={name: {what: 1 - kinds[MEASURED] for what, kinds in each.items()} for name, each in divided.items()},
+        not_measured={
+            name: {what: sum(share for kind, share in kinds.items() if kind != MEASURED) for what, kinds in each.items()}
+            for name, each in divided.items()
+        },
         needed={name: None if matrix is None else needed(found, drawn, matrix, name == "usd") for name in ("time", "usd")},
         impossible=tuple(impossible(found, at) for at in np.flatnonzero(~found.possible)),
         combinations=len(found.setups),
