@@ -27,9 +27,10 @@ KINDS: tuple[tuple[str, str, str], ...] = (  # start of an arm's name, kind, col
     ("muon", "optimiser", GREEN),
     ("distilled", "teacher", SKY),
     ("unique-", "repeated data", ORANGE),
-    ("cosine", "schedule", GREEN),
-    ("no-decay", "schedule", GREEN),
+    ("cosine", "schedule", BLACK),
+    ("no-decay", "schedule", BLACK),
 )
+WORST = 3.0  # nats, the end of the axis of repetition
 LEAST, MOST = 0.1, 4.0  # of the axis of multipliers; beyond it an arrow
 
 
@@ -91,11 +92,19 @@ def _dots(table: pd.DataFrame, title: str) -> Figure:
     axis.set(
         xscale="log", xlim=(LEAST, MOST), xlabel="compute saved (above 1) or lost, a factor", title=title, ylim=(-0.7, len(table) - 0.3)
     )
-    axis.set_yticks(range(len(table)), [f"{row.arm}  ({row.pairs} pairs)" for row in table.itertuples()])
+    axis.set_yticks(
+        range(len(table)), [f"{name}  ({pairs} pairs)" for name, pairs in zip(_names(table["arm"]), table["pairs"], strict=True)]
+    )
     plain(axis.xaxis, [0.1, 0.2, 0.5, 1, 2, 4])
-    for place, (kind, colour) in enumerate(dict.fromkeys(_kind(arm) for arm in table["arm"][::-1])):
+    kinds = dict.fromkeys(_kind(arm) for arm in table["arm"][::-1])
+    for place, (kind, colour) in enumerate(kinds if len(kinds) > 1 else ()):
         axis.annotate(kind, (0, 1), (8, -14 - 14 * place), xycoords="axes fraction", textcoords="offset points", color=colour)
     return figure
+
+
+def _names(arms: pd.Series) -> list[str]:
+    """What is before a colon is the same for all and left out."""
+    return [arm.partition(":")[2].replace("+", " + ") or arm for arm in arms]
 
 
 def _means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -128,7 +137,8 @@ def experts_figure(draws: int) -> Drawn:
     figure, axes = _axes(10.5, 4.6, columns=table["width"].nunique())
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
         _lines(axis, part, "experts", ["budget"], lambda key: f"{_power_of_ten(key[0])} FLOP")
-        axis.set(xscale="log", yscale="log", xlabel="experts (two a token)", title=f"Width {width}", xlim=(0.2, 90))
+        axis.set(xscale="log", yscale="log", xlabel="experts (two a token; 1: dense)", title=f"Width {width}", xlim=(0.2, 90))
+        axis.set_ylim(0.985 * table["loss"].min(), 1.015 * table["loss"].max())
         plain(axis.xaxis, [1, 4, 8, 16, 32, 64])
         _plain_log_ticks(axis)
     axes[0].set_ylabel("validation loss (nats per byte), mean of seeds")
@@ -157,7 +167,7 @@ def precision_figure(draws: int) -> Drawn:
         keys = sorted(set(zip(part["width"], part["budget"], strict=True)))
         for number, ((width, budget), shade) in enumerate(zip(keys, shades(len(keys)), strict=True)):
             own = part[(part["width"] == width) & (part["budget"] == budget)].sort_values("bits")
-            style = "o-" if what == "weights" else "o"
+            style = ("o" if width == keys[0][0] else "s") + ("-" if what == "weights" else "")
             at = own["bits"] if what == "weights" else own["arm"].map(list(whole).index)
             place = at + 0.08 * (number - (len(keys) - 1) / 2)
             axis.errorbar(
@@ -197,11 +207,13 @@ def repetition_figure(draws: int) -> Drawn:
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
         _lines(axis, part, "epochs", ["budget"], lambda key: f"{_power_of_ten(key[0])} FLOP")
         axis.set(xscale="log", yscale="log", xlabel="epochs (tokens seen / unique tokens)", title=f"Width {width}")
-        axis.set_xlim(0.25, 1.4 * float(part["epochs"].max()))
-        plain(axis.xaxis, [1, 2, 4, 8, 16, 32, 64, 128])
-        _plain_log_ticks(axis)
+        axis.set(xlim=(0.25, 64), ylim=(1.55, WORST))
+        plain(axis.xaxis, [1, 2, 4, 8, 16, 32, 64])
+        plain(axis.yaxis, [1.6, 1.8, 2, 2.5, 3])
+        for _, row in part[part["loss"] > WORST].iterrows():
+            note(axis, f"{row['loss']:.1f} nats at {row['epochs']:.0f} epochs", "upper left", shades(3)[2])
     axes[0].set_ylabel("validation loss (nats per byte), mean of seeds")
-    note(axes[0], "bars: standard error over seeds", "upper left")
+    note(axes[0], "bars: standard error over seeds", "lower right")
     return figure, table
 
 
