@@ -91,7 +91,8 @@ def _band(axis: Axes, dates: np.ndarray, values: np.ndarray, level: float, colou
 
 def _ends(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the middle `level` of the draws (the last axis)."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    # As the answer's own bands: counts stay whole.
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="inverted_cdf")
     return low, high
 
 
