@@ -53,6 +53,7 @@ class Handicap(NamedTuple):
 
 
 PLANTED = {"data2": Handicap(1, 2), "structure2": Handicap(2, 1), "both2": Handicap(2, 2)}
+NAMES = {LEADER: "leader", "data2": "2x in data", "structure2": "2x in structure", "both2": "2x in both"}
 
 
 def trained(store: str) -> pd.DataFrame:
@@ -182,7 +183,7 @@ def _beyond_seeds(found: Errors) -> np.ndarray:
 
 
 def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Loss against all compute that was paid for, of leader and followers, with the planted factors as arrows; and the arrows' numbers.
+    """Loss against all compute that was paid for, of leader and followers, with the planted factors as arrows; and the numbers of all three.
 
     Points are means over seeds; lines are the frontier of the law of all live runs, moved right by what was planted.
     """
@@ -198,17 +199,22 @@ def figure(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             own = runs[runs["arm"] == arm]
             penalty = PLANTED[arm].penalty if arm != LEADER else 1
             means = own.groupby(["budget", "params"]).mean(numeric_only=True)
-            axes.scatter(means["flops"], means["loss"], s=16, color=colour, label=arm)
+            axes.scatter(means["flops"], means["loss"], s=16, color=colour, label=NAMES[arm])
             flops = np.geomspace(own["flops"].min(), own["flops"].max(), 60)
-            axes.plot(flops, [frontier.optimal(flops=each / penalty).loss for each in flops], color=colour, linewidth=1)
+            losses = [frontier.optimal(flops=each / penalty).loss for each in flops]
+            rows.append(means[["flops", "loss"]].reset_index().assign(what="run", arm=arm))
+            rows.append(pd.DataFrame({"flops": flops, "loss": losses, "what": "line", "arm": arm}))
+            axes.plot(flops, losses, color=colour, linewidth=1, linestyle=(0, (4, 4)) if arm == "structure2" else "-")  # on data2's line
             if arm != LEADER:
                 start = ARROWS[arm]
                 loss = float(frontier.optimal(flops=start).loss)
-                rows.append({"arm": arm, "planted": penalty, "loss": loss, "leader_flops": start, "follower_flops": start * penalty})
+                arrow = {"planted": penalty, "loss": loss, "leader_flops": start, "follower_flops": start * penalty}
+                rows.append(pd.DataFrame({"what": "arrow", "arm": arm} | arrow, index=[0]))
                 _arrow(axes, start, penalty, loss, colour)
-        axes.set(xscale="log", xlabel="training FLOP, all that was computed", ylabel="loss (nats/token)", title="Planted penalties")
-        axes.legend()
-    return drawn, pd.DataFrame(rows)
+        axes.set(xscale="log", xlabel="training compute, all that was paid for (FLOP)", ylabel="validation loss (nats per token)")
+        axes.set_title("Planted handicaps: runs, and their common frontier moved by 2x and 4x")
+        axes.legend(title="points: runs, means over seeds\nlines: their common frontier, moved", title_fontsize=9, fontsize=9)
+    return drawn, pd.concat(rows, ignore_index=True)
 
 
 def _arrow(axes: Axes, start: float, penalty: int, loss: float, colour: str) -> None:
@@ -245,8 +251,8 @@ def main() -> None:
         table = pd.concat([coverage(runs, arguments.coverage, noise) for noise in NOISES])
         print(f"\n{table.to_string(index=False, float_format='%.3f')}\n{time.perf_counter() - started:.0f} s")
     if arguments.figure:
-        drawn, arrows = figure(runs)
-        print(arrows.to_string(index=False))
+        drawn, shown = figure(runs)
+        print(shown[shown["what"] == "arrow"].dropna(axis=1).to_string(index=False))
         plots.save(drawn, arguments.figure)
 
 

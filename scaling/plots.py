@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -104,7 +105,7 @@ def isoflop_figure(runs: pd.DataFrame, curve: Curve) -> Figure:
         tokens = budget / _flops_per_token(runs, sizes)
         losses = curve.loss(params=sizes, tokens=tokens)
         axis.plot(sizes, losses, color=shade, linestyle="--" if held else "-", linewidth=1.4)
-        label = _power_of_ten(budget) + (" held out" if held else "")
+        label = f"{_power_of_ten(budget)} FLOP" + (",\nheld out" if held else "")
         axis.annotate(label, (sizes[-1], losses[-1]), xytext=(5, 0), textcoords="offset points", color=shade, fontsize=8.5, va="center")
     axis.set(
         xscale="log",
@@ -140,7 +141,7 @@ def frontier_figure(runs: pd.DataFrame, curve: Curve, error: float, baseline_err
     axis.plot(runs.loc[held, "flops"], predicted, "_", color=BLUE, markersize=14, markeredgewidth=2)
     axis.annotate("fitted frontier, 95% band", (grid[40], low[40]), xytext=(-6, -18), textcoords="offset points", color=BLUE, ha="right")
     if held.any():
-        text = f"held out: median error {error:.2%}\n(no-change baseline {baseline_error:.1%});\nbars: predicted"
+        text = f"held out: median error {error:.2%}\n(no change: {baseline_error:.1%})\nbars: predicted"
         axis.annotate(
             text,
             (runs.loc[held, "flops"].iloc[0], runs.loc[held, "loss"].max()),
@@ -190,7 +191,8 @@ def multiplier_figure(multipliers: dict[str, Measurement], names: dict[str, str]
             fontsize=9,
         )
     axis.axhline(1, color=BLACK, linewidth=1)
-    axis.annotate("no difference", (min(budgets), 1), xytext=(-12, -12), textcoords="offset points", fontsize=8.5)
+    between = math.sqrt(budgets[0] * budgets[1]) if len(budgets) > 1 else budgets[0]  # where no pairs are
+    axis.annotate("no difference", (between, 1), xytext=(0, -12), textcoords="offset points", fontsize=8.5, ha="center")
     axis.set(
         xscale="log",
         yscale="log",
@@ -271,13 +273,16 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
     )
     axis.annotate(
         "performance\neffect",
-        (marks["leader_usd"], 0.25 * marks["leader_loss_before"] + 0.75 * marks["leader_loss_after"]),
-        xytext=(8, 0),
+        (marks["leader_usd"], (marks["leader_loss_before"] + marks["leader_loss_after"]) / 2),
+        xytext=(-8, 0),  # a curve is on the other side
         textcoords="offset points",
         color=RED,
         fontsize=9,
+        ha="right",
         va="center",
     )
+    text = f"hollow: today; filled: {max(dates):g} years on"
+    axis.annotate(text, (0.98, 0.98), xycoords="axes fraction", fontsize=8.5, ha="right", va="top", color="#777777")
     for who, colour in (("leader", BLACK), ("follower", PURPLE)):
         for when, fill in (("before", "white"), ("after", colour)):
             axis.plot(marks[f"{who}_usd"], marks[f"{who}_loss_{when}"], "o", color=colour, markerfacecolor=fill, markersize=8, zorder=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -46,14 +48,15 @@ def contours_figure(draws: int) -> Drawn:
             columns |= {f"{name}: tokens per param, low": low, f"{name}: tokens per param, high": high}
             if name == "our fit":
                 spread(right, flops, low, high, COLOURS[name])
-    label(left, "Hoffmann", (1e22, columns["Hoffmann et al. 2022: params"][48]), ORANGE, shift=(4, -2))
-    label(left, "Besiroglu, ours", (1e22, columns["our fit: params"][48]), BLUE, shift=(2, 8))
+    plate: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}}  # over contours
+    label(left, "Hoffmann", (1e22, columns["Hoffmann et al. 2022: params"][48]), ORANGE, shift=(5, -9), **plate)
+    label(left, "Besiroglu, ours", (1e22, columns["our fit: params"][48]), BLUE, shift=(5, 3), **plate)
     label(
         right,
         "Hoffmann et al. 2022,\napproach 3",
-        (flops[60], columns["Hoffmann et al. 2022: tokens per param"][60]),
+        (flops[47], columns["Hoffmann et al. 2022: tokens per param"][47]),
         ORANGE,
-        shift=(-8, 10),
+        shift=(-8, 12),
         ha="right",
     )
     label(right, "Besiroglu et al. 2024", (flops[52], columns["Besiroglu et al. 2024: tokens per param"][52]), GREEN, shift=(0, 11))
@@ -67,14 +70,16 @@ def contours_figure(draws: int) -> Drawn:
 
 
 def _contours(figure: Figure, axis: Axes, runs: pd.DataFrame, curve: Curve) -> None:
-    flops, params = np.meshgrid(np.geomspace(8e17, 1.2e23, 160), np.geomspace(4e7, 3e10, 160))
+    flops, params = np.meshgrid(np.geomspace(8e17, 5e23, 170), np.geomspace(4e7, 3e10, 160))
     losses = np.asarray(curve.loss(params=params, tokens=flops / 6 / params))
     levels = [2.0, 2.1, 2.2, 2.3, 2.4, 2.6, 2.8, 3.0, 3.3]
-    lines = axis.contour(flops, params, losses, levels=levels, colors="#AAAAAA", linewidths=0.8)
-    axis.clabel(lines, fmt="%g", fontsize=8)
+    lines = axis.contour(flops, params, losses, levels=levels, colors="#999999", linewidths=0.8)
+    row = int(np.searchsorted(params[:, 0], 2.2e10))  # above the runs, where the labels of the contours are in nobody's way
+    places = [(float(np.interp(-level, -losses[row], flops[row])), params[row, 0]) for level in levels]
+    axis.clabel(lines, fmt="%g", fontsize=8, manual=places)
     dots = axis.scatter(runs["flops"], runs["params"], c=runs["loss"], cmap="viridis_r", s=13, zorder=3, vmax=3.2)
     figure.colorbar(dots, ax=axis, label="loss (nats per token)", pad=0.01, extend="max")
-    axis.set(xscale="log", yscale="log", xlim=(8e17, 1.2e23), ylim=(4e7, 3e10), xlabel="training compute (FLOP)", ylabel="parameters")
+    axis.set(xscale="log", yscale="log", xlim=(8e17, 5e23), ylim=(4e7, 3e10), xlabel="training compute (FLOP)", ylabel="parameters")
     axis.set_title("240 runs, contours of our fit, optima of three")
 
 
@@ -89,7 +94,7 @@ def _optimal_ratio(curve: Curve, flops: np.ndarray) -> np.ndarray:
 def constants_figure(draws: int) -> Drawn:
     """Constants of the three fits, with 95% intervals, as dots and as a table."""
     found = curves(draws)
-    names = {"E": "E (nats)", "A": "A", "B": "B", "alpha": r"$\alpha$", "beta": r"$\beta$"}
+    names = {"E": "E (nats a token)", "A": "A", "B": "B", "alpha": r"$\alpha$", "beta": r"$\beta$"}
     rows = []
     for name, curve in found.items():
         ends = curve.interval(0.95, "bootstrap") if curve.draws is not None else {}
@@ -98,7 +103,7 @@ def constants_figure(draws: int) -> Drawn:
         band = (np.nan, np.nan) if curve.draws is None else curve.derived("allocation_exponent", method="bootstrap")[1:]
         rows.append((name, "a", a, *band))
     table = pd.DataFrame(rows, columns=["fit", "constant", "value", "low", "high"])
-    figure, axes = _axes(12.0, 2.7, columns=6)
+    figure, axes = _axes(12.0, 2.9, columns=6)
     for axis, (key, title) in zip(axes, (names | {"a": r"$a$ of $N^*\propto C^a$"}).items(), strict=True):
         for place, (_, row) in enumerate(table[table["constant"] == key].iterrows()):
             ends = (row["low"], row["high"]) if np.isfinite(row["low"]) else None
@@ -106,9 +111,10 @@ def constants_figure(draws: int) -> Drawn:
             label(axis, f"{row['value']:.4g}", (row["value"], 2 - place), COLOURS[row["fit"]], shift=(0, 9), ha="center", fontsize=8.5)
         axis.set(title=title, ylim=(-0.5, 2.6))
         axis.set_yticks([2, 1, 0], list(COLOURS) if axis is axes[0] else ["", "", ""])
-        axis.margins(x=0.2)
+        axis.margins(x=0.32)
         axis.locator_params(axis="x", nbins=4)
         axis.grid(axis="y", visible=False)
+    figure.supxlabel("lines: 95% intervals of the bootstrap; hollow: published without one", fontsize=9)
     return figure, table
 
 
@@ -148,7 +154,7 @@ def _reducible(axis: Axes, columns: dict[str, np.ndarray]) -> None:
     label(axis, "end of the data", (1.3e22, axis.get_ylim()[0]), shift=(4, 8), fontsize=8.5)
     label(axis, "Hoffmann et al. 2022", (flops[70], (columns["Hoffmann et al. 2022"] - base)[70]), ORANGE, shift=(8, 6))
     label(axis, "Besiroglu et al. 2024", (flops[-2], (columns["Besiroglu et al. 2024"] - base)[-2]), GREEN, shift=(0, -9), ha="right")
-    label(axis, "95% band of our fit", (flops[-2], (columns["our fit, high"] - base)[-2]), BLUE, shift=(0, -12), ha="right")
+    label(axis, "95% band of our fit", (flops[-2], (columns["our fit, high"] - base)[-2]), BLUE, shift=(0, -24), ha="right")
     axis.set(
         xscale="log", xlabel="training compute (FLOP)", ylabel="difference from our fit (nats per token)", title="The same, less our fit"
     )
@@ -157,7 +163,7 @@ def _reducible(axis: Axes, columns: dict[str, np.ndarray]) -> None:
 def published_frontiers(draws: int) -> Drawn:
     """Published frontiers to 1e29 FLOP with the bands of those that have draws."""
     shown = [fits.load(name) for name in PUBLISHED]
-    flops = np.geomspace(1e18, 1e29, 100)
+    flops = np.geomspace(1e18, 1e29, 200)
     columns = {"flops": flops}
     for curve in shown:
         columns[f"{curve.name} loss"] = np.array([curve.optimal(c).loss for c in flops])

@@ -78,7 +78,7 @@ def _worth(axis: Axes, published: Curve, refit: Curve) -> pd.DataFrame:
     spread(axis, epochs, low, high, BLUE)
     axis.plot(epochs, lines["published"], color=ORANGE, linewidth=2.2)
     axis.plot(epochs, lines["refitted"], color=BLUE, linewidth=2.2)
-    for who, colour, name in (("published", ORANGE, "Muennighoff et al. 2023"), ("refitted", BLUE, "our fit, 95% band")):
+    for who, colour, name in (("published", ORANGE, "Muennighoff et al."), ("refitted", BLUE, "our fit, 95% band")):
         value = (published if who == "published" else refit).constants["R_D"]
         label(axis, f"{name}\n$R_D$ = {value:.3g}", (epochs[-1], lines[who][-1]), colour, shift=(5, 0))
     note(axis, f"our fit: {refit.about['rows']} runs with a loss below 3.5", "lower right")
@@ -137,7 +137,7 @@ def _panel(axis: Axes, part: pd.DataFrame, curve: Curve, title: str) -> None:
         label(axis, count(size), (ratios[-1], float(curve.evaluate(flops=6 * size**2 * ratios[-1], tokens_per_param=ratios[-1]))), shade)
     ahead = part[(part["params"] > 1e9) & (part["tokens_per_param"] > 10)]
     error = (ahead["predicted"] / ahead["loss"] - 1).abs().max()
-    note(axis, f"filled: fitted (5 runs); hollow: asked\n1.4B and 6.9B: within {error:.1%}")
+    note(axis, f"filled: fitted (5 runs); hollow: predicted\n1.4B and 6.9B: within {error:.1%}")
     axis.set(xscale="log", yscale="log", xlabel="tokens per parameter", title=f"Trained on {title}", xlim=(4.5, 1500), ylim=(1.85, 6.4))
     plain(axis.xaxis, [5, 20, 80, 320])
     plain(axis.yaxis, [2.3, 2.5, 3, 3.5, 4, 5])

@@ -57,6 +57,6 @@ def _numbers(name: str, demo: Demo) -> pd.DataFrame:
     dense = demo.runs[demo.runs["arm"] == "dense"]
     if name == "isoflop":
         return dense.assign(predicted=demo.curve.loss(params=dense["params"].to_numpy(float), tokens=dense["tokens"].to_numpy(float)))
-    flops = np.geomspace(dense["flops"].min(), 10 * dense["flops"].max(), 60)
+    flops = np.geomspace(dense["flops"].min() / 1.5, 10 * dense["flops"].max(), 120)  # as plots.frontier_figure
     low, high = quantile_band(demo.curve.frontier_draws(flops))
     return pd.DataFrame({"flops": flops, "loss": [demo.curve.optimal(c).loss for c in flops], "low": low, "high": high})

@@ -37,7 +37,7 @@ def _by_teacher(axis: Axes, distilled: Curve, alone: Curve) -> pd.DataFrame:
         axis.plot(teachers, loss, color=shade, linewidth=2)
         axis.plot([1.6, 3.2], [itself, itself], ":", color=shade, linewidth=1.2)
         best = int(loss.argmin())
-        axis.plot(teachers[best], loss[best], "D", color=shade, markersize=6, zorder=4)
+        axis.plot(teachers[best], loss[best], "D", color=shade, markersize=6, zorder=4, clip_on=False)
         label(axis, f"{count(size)}", (teachers[-1], itself), shade)
         kept.append(
             pd.DataFrame(
@@ -90,7 +90,7 @@ def _by_tokens(axis: Axes, distilled: Curve, alone: Curve) -> pd.DataFrame:
     note(
         axis,
         f"student of {count(STUDENT)}; labels: teacher's size and loss\nbelow zero the student alone is better\ndotted: most tokens of the fit",
-        "upper right",
+        "lower left",
     )
     axis.set(xscale="log", xlim=(3e8, 8e12), xlabel="student's tokens", ylabel="loss alone - loss distilled (nats per token)")
     axis.set_title("With enough tokens training alone wins")

@@ -35,14 +35,12 @@ HARDWARE = {
 
 
 def scenario(name: str, draws: int) -> Drawn:
-    """Capability of the actors over time, and how many have access; the table is the latter."""
-    from scaling.diffusion.scenario_figure import scenario_figure
+    """Capability of the actors over time, and how many have access."""
+    from scaling.diffusion.scenario_figure import scenario_figure, scenario_table
     from scaling.diffusion.simulation import simulate
 
     found = simulate(name, draws=None if draws >= ALL else FEW)
-    capabilities = found.as_dict()["capabilities"]
-    table = pd.DataFrame([{"capability": each["name"]} | row for each in capabilities for row in each["with_access"]])
-    return scenario_figure(found), table
+    return scenario_figure(found), scenario_table(found)
 
 
 def departures(draws: int) -> Drawn:

@@ -63,12 +63,16 @@ def joint_figure(draws: int) -> Drawn:
         columns[f"{experts} experts: loss"] = np.array([each.loss for each in optima])
         for axis, values in ((left, saved), (right, ratio)):
             _line(axis, flops, values, colour)
-            label(axis, "dense" if experts == 1 else f"{experts} experts", (flops[-1], values[-1]), colour)
+            above = {1: 5, 2: 1}.get(experts, 0) if axis is right else 0  # where the lines end too near for their names
+            label(axis, "dense" if experts == 1 else f"{experts} experts", (flops[-1], values[-1]), colour, shift=(5, above))
     left.set(ylabel="compute multiplier over dense at equal loss", title="What experts save")
     right.set(ylabel="optimal tokens per active parameter", title="How much data they want")
     plain(left.yaxis, [1, 1.5, 2, 3, 4, 5])
     plain(right.yaxis, [2, 5, 10, 20, 50, 100, 200])
     note(left, "Ludziejewski et al. 2025 (top-1, no intervals printed);\ndashed: beyond the runs of the fit", "upper left")
+    left.set_ylim(top=6.8)  # room for the note
+    for axis in (left, right):
+        axis.set_xticks(10.0 ** np.arange(19, 27))
     return figure, pd.DataFrame(columns)
 
 

@@ -84,18 +84,18 @@ def _afterwards(axis: Axes) -> pd.DataFrame:
         )
     edge = 2.6e10 / SIZE
     axis.axvline(edge, color=BLACK, linewidth=0.8, linestyle=":")
-    note(axis, f"{count(SIZE)} parameters;\ndotted: most tokens of the fit", "upper left")
+    note(axis, f"{count(SIZE)} parameters;\ndotted: most tokens of the fit", "lower right")
     axis.set(
         xscale="log",
         yscale="log",
         xlim=(10, 2200),
-        ylim=(1e-4, 2),
+        ylim=(5e-5, 1),
         xlabel="tokens per parameter",
         ylabel="added loss (nats per token)",
         title="Weights rounded after training",
     )
     plain(axis.xaxis, [10, 30, 100, 300, 1000])
-    plain(axis.yaxis, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])
+    plain(axis.yaxis, [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])
     return pd.concat(kept)
 
 

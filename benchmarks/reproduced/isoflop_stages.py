@@ -49,7 +49,7 @@ def stages_figure(draws: int) -> Drawn:
     """Optimal sizes by stage on RefinedWeb, and the exponent of every stage with its interval beside the published one."""
     table, found = exponents(draws)
     figure, (left, right) = _axes(11.5, 4.8, columns=2)
-    _optima(left, found)
+    optima = _optima(left, found)
     for number, (corpus, colour) in enumerate(zip(("RefinedWeb", "OpenWebText2"), (BLUE, ORANGE), strict=True)):
         for _, row in table[table["corpus"] == corpus].iterrows():
             place = row["stage"] + 0.16 * (2 * number - 1)
@@ -58,29 +58,34 @@ def stages_figure(draws: int) -> Drawn:
     right.axhline(0.5, color=BLACK, linewidth=0.8, linestyle=":")
     label(right, "Chinchilla: 0.5", (-0.45, 0.5), shift=(0, -8), fontsize=8.5)
     label(right, "RefinedWeb", (0 - 0.16, table["ours"][0]), BLUE, shift=(8, -14))
-    label(right, "OpenWebText2", (0 + 0.16, table["ours"][5]), ORANGE, shift=(10, 4))
+    label(right, "OpenWebText2", (0 + 0.16, table["ours"][5]), ORANGE, shift=(20, 5))
     note(right, "dots: ours with 95% interval; bars: published", "upper right")
     right.set_xticks(
         range(5), [stage.replace(" to ", "\nto ").replace("'s ", "'s\n").replace(" c", "\nc").replace(" w", "\nw") for stage in STAGES]
     )
     right.set(xlim=(-0.5, 4.5), ylabel=r"exponent $a$ of $N^*\propto C^a$", title="The exponent, stage by stage")
     right.grid(axis="x", visible=False)
-    return figure, table
+    return figure, pd.concat([table.assign(panel="exponents"), optima], ignore_index=True)
 
 
-def _optima(axis: Axes, found: dict[tuple[str, int], Optima]) -> None:
+def _optima(axis: Axes, found: dict[tuple[str, int], Optima]) -> pd.DataFrame:
+    """The optima of every budget with the line through them; returns both."""
+    kept = []
     flops = np.geomspace(1e16, 3e19, 30)
     for row, shade in zip(range(len(STAGES)), shades(len(STAGES)), strict=True):
         optima = found["summary_df", row]
         seen = optima.table[optima.table["bracketed"]]
         assert optima.params is not None
         line = np.asarray(optima.params.evaluate(flops=flops))
+        kept.append(seen[["flops", "params"]].assign(stage=row, what=STAGES[row], panel="optima"))
+        kept.append(pd.DataFrame({"flops": flops, "params": line, "stage": row, "what": STAGES[row], "panel": "lines"}))
         axis.plot(seen["flops"], seen["params"], "o", color=shade, markersize=5)
         axis.plot(flops, line, color=shade, linewidth=1.5)
         label(axis, STAGES[row], (flops[0], line[0]), shade, shift=(-5, {2: -4, 3: 4, 4: 4}.get(row, 0)), ha="right")
     axis.set(xscale="log", yscale="log", xlim=(1.5e14, 5e19), xlabel="training compute (FLOP)", ylabel="optimal parameters")
     axis.set_xticks([1e16, 1e17, 1e18, 1e19])
     axis.set_title("Optimal sizes on RefinedWeb")
+    return pd.concat(kept).assign(corpus=CORPORA["summary_df"][0])
 
 
 FIGURES = (

@@ -71,8 +71,8 @@ def conversion_figure() -> tuple[Figure, pd.DataFrame]:
             label, offset, side = ("today", (6, -8), "left") if style == "--" else (f"{years:g} years on", (-6, 6), "right")
             axis.annotate(label, (at[place], values[place]), xytext=offset, textcoords="offset points", color=BLUE, fontsize=9, ha=side)
     axes[0].set(xscale="log", yscale="log", xlabel="investment (USD)", ylabel="training compute (FLOP)", title="Hardware: $f_h$")
-    axes[1].set(xscale="log", xlabel="training compute (FLOP)", ylabel="score of a benchmark", title="Algorithms: $f_a$")
-    axes[2].set(xscale="log", xlabel="investment (USD)", ylabel="score of a benchmark", title="Both: $f_c = f_a \\circ f_h$")
+    axes[1].set(xscale="log", xlabel="training compute (FLOP)", ylabel="score of a benchmark (share right)", title="Algorithms: $f_a$")
+    axes[2].set(xscale="log", xlabel="investment (USD)", ylabel="score of a benchmark (share right)", title="Both: $f_c = f_a \\circ f_h$")
     return figure, pd.DataFrame(columns)
 
 
@@ -107,7 +107,7 @@ def effects_figure(years: float = 2.0, usd_marked: float = 1e7) -> tuple[Figure,
     axis.set(
         xscale="log",
         xlabel="investment in one training run (USD)",
-        ylabel="score of a benchmark",
+        ylabel="score of a benchmark (share right)",
         title="One shift of the curve, read on two axes",
     )
     return figure, pd.DataFrame(
@@ -150,6 +150,9 @@ def investors_figure(ceiling: float | None = None, budget_growth: float = 2.4) -
         "Everyone gains alike, and arrives one after the other" if ceiling is None else "With a ceiling the small catch up in finite time"
     )
     axis.set(xlabel="years", ylabel=ylabel, title=title, xlim=(0, 8))
+    text = "" if ceiling is not None else "arrows: the window between the first and the last\n"
+    text += "bands: the middle 80% over the trends' intervals"
+    axis.annotate(text, (0.98, 0.02), xycoords="axes fraction", fontsize=8.5, ha="right", va="bottom", color="#777777")
     if ceiling is not None:
         axis.set_ylim(top=ceiling + 0.6)
     return figure, pd.DataFrame(columns)
@@ -165,7 +168,7 @@ def _mark_windows(axis: Axes, curve: IndexLinear, threshold: float, growth: floa
     )
     for arrival, (_, colour) in zip(arrivals, INVESTORS.values(), strict=True):
         axis.plot([arrival], [threshold], "o", color=colour, markersize=6, zorder=4)
-    text = f"window: {arrivals[-1] - arrivals[0]:.1f} years"
+    text = f"{arrivals[-1] - arrivals[0]:.1f} years"
     place = ((arrivals[1] + arrivals[-1]) / 2, threshold)
     axis.annotate(text, place, xytext=(0, 5), textcoords="offset points", fontsize=9, ha="center")
 
@@ -219,9 +222,10 @@ def windows_figure() -> tuple[Figure, pd.DataFrame]:
         columns |= {name: middle, f"{name}, low": low, f"{name}, high": high}
         axis.fill_between(times, low, high, color=colour, alpha=0.16, linewidth=0)
         axis.plot(times, middle, color=colour, linewidth=2.4)
-        axis.annotate(
-            name, (times[40], middle[40]), xytext=(0, 6), textcoords="offset points", color=colour, fontsize=9, ha="center", va="bottom"
-        )
+        place: dict[str, Any] = (
+            {"xytext": (0, -13), "va": "top"} if colour == BLUE else {"xytext": (0, 5), "va": "bottom"}
+        )  # blue: below its band
+        axis.annotate(name, (times[36], middle[36]), textcoords="offset points", color=colour, fontsize=9, ha="right", **place)
     title = "How long a capability stays with its discoverer (80% bands)"
     axis.set(xlabel="discovery by the leader (years from now)", ylabel="years until the follower has it", title=title, ylim=(0, None))
     return figure, pd.DataFrame(columns)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from scaling.diffusion import windows
 from scaling.diffusion.access import AllocationForecast
@@ -17,6 +18,7 @@ from scaling.diffusion.trends import load_trends
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, RED, SKY, _axes, _styled
 
 _THIN = {"arrowstyle": "-", "color": BLACK, "linewidth": 0.7}
+_PLAIN = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 COST_GROUPS = {"ImageNet, 93%": "93% on ImageNet", "GPT-3 level": "the level of GPT-3", "GPT-2, 1.5B": "GPT-2 (1.5B)"}
 
 
@@ -41,6 +43,7 @@ def backtests_figure() -> tuple[Figure, pd.DataFrame]:
         xlabel="forecast over observation (80% band, median)\nblue: hit, red: miss, black: not refuted, hollow: hindcast",
         title=title,
     )
+    axis.xaxis.set_major_formatter(_PLAIN)
     axis.grid(axis="y", visible=False)
     return figure, table
 
@@ -67,7 +70,7 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
     reported = pd.DataFrame({"series": "reported", "year": [_year(day) for day in dates], "usd": [points[day] for day in dates]})
     axis.plot(reported["year"], reported["usd"], "o", color=BLACK, markersize=6, zorder=4)
     for _, row in reported.iterrows():
-        text = f"\\${row['usd']:,.0f}" if row["usd"] >= 100 else f"\\${row['usd']:.2f}"
+        text = f"\\${row['usd']:,.0f}" if row["usd"] >= 100 or row["usd"].is_integer() else f"\\${row['usd']:.2f}"
         axis.annotate(text, (row["year"], row["usd"]), xytext=(-8, -7), textcoords="offset points", fontsize=9, ha="right")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.margins(x=0.2, y=0.12)
@@ -77,15 +80,26 @@ def cost_figure(group: str) -> tuple[Figure, pd.DataFrame]:
         ylabel="cost of training (USD)",
         title=f"Cost of {COST_GROUPS[group]}: reported, and forecast (80% bands)",
     )
+    axis.yaxis.set_major_formatter(_PLAIN)
+    low, high = axis.get_ylim()
+    if high / low < 300:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    text = "dots: reported; lines: the trends\nknown at the date, or in hindsight"
+    axis.annotate(text, (0.02, 0.02), xycoords="axes fraction", fontsize=8.5, va="bottom", color="#777777")
     return figure, pd.concat([reported, *rows], ignore_index=True)
 
 
 def _label_ends(axis: Axes, labels: list[tuple[str, float, float, str]]) -> None:
-    """Names of the fans at their ends, those that end at about the same place one under the other."""
-    year_above, usd_above, shift = -np.inf, np.inf, 0.0
+    """Names of the fans at their ends, those that end at about the same place one under the other; of fans that end early, under their lines."""
+    year_above, usd_above, shift, last = -np.inf, np.inf, 0.0, max(year for _, year, _, _ in labels)
     for text, year, usd, colour in sorted(labels, key=lambda each: -each[2]):
-        shift = shift - 11 if abs(year - year_above) < 0.5 and usd_above / usd < 2 else 0.0
-        axis.annotate(text, (year, usd), xytext=(8, shift), textcoords="offset points", color=colour, fontsize=8.5, va="center")
+        near = abs(year - year_above) < 0.5 and usd_above / usd < 2
+        shift = shift - 11 * (1 - np.log2(usd_above / usd)) if near else 0.0
+        style: dict[str, Any] = (
+            {"xytext": (8, shift), "va": "center"} if year > last - 0.5 else {"xytext": (0, -4), "va": "top", "ha": "right"}
+        )
+        axis.annotate(text, (year, usd), textcoords="offset points", color=colour, fontsize=8.5, **style)
         year_above, usd_above = year, usd
 
 
@@ -110,10 +124,10 @@ def models_figure() -> tuple[Figure, pd.DataFrame]:
     years, trends, rows = list(range(2025, 2029)), load_trends(), []
     ends = [2025.0, *(year + 1.0 for year in years)]
     figure, (axis,) = _axes(7.6, 4.8)
-    for threshold, base, colour in ((1e25, 24.0, BLUE), (1e26, 0.0, RED)):
+    for threshold, base, colour, beside in ((1e25, 24.0, BLUE, 2029.09), (1e26, 0.0, RED, 2029.21)):
         total = base + np.pad(AllocationForecast().draws(years, threshold).cumsum(axis=1), ((0, 0), (1, 0)))
         low, median, high = np.quantile(total, [0.05, 0.5, 0.95], axis=0)
-        rows.append(pd.DataFrame({"threshold_flops": threshold, "year": ends, "low": low, "models": median, "high": high}))
+        rows.append(pd.DataFrame({"threshold_flops": threshold, "year": ends, "low": low, "models": median, "high": high, "what": "ours"}))
         axis.fill_between(ends, low, high, color=colour, alpha=0.18, linewidth=0)
         axis.plot(ends, median, color=colour, linewidth=2.4)
         exponent = f"{np.log10(threshold):.0f}"
@@ -121,15 +135,23 @@ def models_figure() -> tuple[Figure, pd.DataFrame]:
         text = f"above $10^{{{exponent}}}$ FLOP"
         axis.annotate(text, place, xytext=(-8, 8), textcoords="offset points", color=colour, ha="right")
         published = trends[f"models-above-1e{exponent}"]
+        figures = {"low": published.low, "models": published.value, "high": published.high}
+        rows.append(pd.DataFrame({"threshold_flops": threshold, "year": ends[-1:], **figures, "what": "published"}))
         bars = np.abs(np.array([[published.low], [published.high]], float) - published.value)
-        axis.errorbar([2029.12], [published.value], bars, fmt="D", color=colour, capsize=4, markerfacecolor="white")
-    axis.annotate("published\n(90%)", (2029.12, 310), fontsize=9, ha="center", va="bottom")
+        axis.errorbar([beside], [published.value], bars, fmt="D", color=colour, capsize=4, markerfacecolor="white")
+    axis.annotate("published\n(90%)", (2029.15, 310), fontsize=9, ha="center", va="bottom")
+    rows.append(pd.DataFrame({"threshold_flops": [1e25], "year": 2025.43, "models": 30, "what": "identified at least"}))
     axis.plot([2025.43], [30], "^", color=BLACK, zorder=4)
     axis.annotate(
-        "June 2025: at least 30 identified", (2025.43, 30), xytext=(-6, 60), textcoords="offset points", fontsize=9, arrowprops=_THIN
+        "June 2025: at least 30 identified", (2025.43, 30), xytext=(-40, 110), textcoords="offset points", fontsize=9, arrowprops=_THIN
     )
     axis.set_xticks(ends, [f"end {end - 1:.0f}" for end in ends])
-    axis.set(ylabel="models so far", title="Models above a threshold of training compute (90% bands)", xlim=(2024.9, 2029.4), ylim=(0, 350))
+    axis.set(
+        ylabel="number of models so far",
+        title="Models above a threshold of training compute (90% bands)",
+        xlim=(2024.9, 2029.4),
+        ylim=(0, 350),
+    )
     return figure, pd.concat(rows, ignore_index=True)
 
 
@@ -150,13 +172,15 @@ def lag_conflict_figure() -> tuple[Figure, pd.DataFrame]:
         months = 12 * windows.lag(compute_ratio=row["compute_ratio"], penalty=penalties, growth=4.6 * 3.0)
         axis.plot(penalties, months, color=colour, linewidth=2.2)
         axis.plot([row["implied_penalty"]], [row["observed_months"]], "o", color=colour, markersize=7, zorder=4)
+        below = colour == BLUE
         text = f"implied {row['implied_penalty']:.2f}"
-        axis.annotate(
-            text, (row["implied_penalty"], row["observed_months"]), xytext=(6, -14), textcoords="offset points", color=colour, fontsize=9
-        )
+        place: dict[str, Any] = {"xytext": (6, -14)} if below else {"xytext": (-4, 7), "ha": "right"}
+        axis.annotate(text, (row["implied_penalty"], row["observed_months"]), textcoords="offset points", color=colour, fontsize=9, **place)
         axis.plot([4], [row["lag_months_P4"]], "s", color=colour, markersize=7, zorder=4)
-        text = f"compute {row['compute_ratio']:g}:1"
-        axis.annotate(text, (penalties[-1], months[-1]), xytext=(0, 8), textcoords="offset points", color=colour, fontsize=9, ha="right")
+        text = f"leader has {row['compute_ratio']:g}x the compute"
+        at = 0.45 if below else 3.0
+        place = {"xytext": (8, -10)} if below else {"xytext": (-6, 8), "ha": "right"}
+        axis.annotate(text, (at, np.interp(at, penalties, months)), textcoords="offset points", color=colour, fontsize=9, **place)
     axis.axvline(4, color=RED, linewidth=1.2, linestyle=":")
     axis.annotate("the claimed\n2 x 2 = 4", (4, 2.2), xytext=(6, 0), textcoords="offset points", color=RED, fontsize=9)
     axis.set(
@@ -167,5 +191,6 @@ def lag_conflict_figure() -> tuple[Figure, pd.DataFrame]:
         title="A persistent 4x against an observed lag of 7 months",
     )
     axis.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+    axis.set_yticks(range(0, 21, 5))
     axis.xaxis.set_minor_formatter(NullFormatter())
     return figure, table

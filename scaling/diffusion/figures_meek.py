@@ -47,6 +47,7 @@ def meek_figure(model: MeekModel | None = None) -> tuple[Figure, pd.DataFrame]:
         axis.plot(times, table[name], color=colour, linewidth=2.4)
         axis.set(xlabel="years", ylabel=label, title=title)
     axes[2].set_yscale("log")
+    figure.supxlabel("bands: the middle 80% over the published intervals of the trends", fontsize=9)
     peak, height = model.peak_time, float(model.loss_gap(model.peak_time))
     axes[0].plot([peak], [height], "o", color=BLACK, zorder=4)
     text = f"peak after {peak:.1f} years,\nat {model.peak_ratio:.0f}x the compute"
@@ -76,4 +77,5 @@ def meek_sensitivity_figure(model: MeekModel | None = None) -> tuple[Figure, pd.
         axis.annotate(text, place, xytext=aside, color=colour, fontsize=9, va="center", arrowprops=thin | {"color": colour})
     title = "Growth of the frontier's investment: time of the peak, and compute ratio at it"
     axis.set(xlabel="years", ylabel="loss gap over $A\\,C_0^{-a}$", title=title, ylim=(0, None), xlim=(0, 21))
+    axis.set_xticks(range(0, 16, 5))
     return figure, pd.concat(rows, ignore_index=True)

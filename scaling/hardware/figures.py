@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ def hours_figure(table: pd.DataFrame, title: str) -> Figure:
         axis.annotate(f"{days:.0f} days{dollars}", (end, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
     labels = [f"{row['chip']}, {row['format']}\n({row['how']})" for _, row in rows.iterrows()]
     axis.set_yticks(range(len(rows)), labels, fontsize=9)
-    axis.set(xlim=(0, most * 1.3), xlabel="days of training, with 80% band (dollars: share of bought chips and electricity)", title=title)
+    axis.set(xlim=(0, most * 1.4), xlabel="days of training, with 80% band (dollars: share of bought chips and electricity)", title=title)
     axis.grid(axis="y", visible=False)
     return figure
 
@@ -45,13 +46,11 @@ def roofline_figure(points: pd.DataFrame, chips: Mapping[str, tuple[float, float
         axis.annotate(
             f"{name}: {peak / 1e12:.0f} TFLOP/s, {bandwidth / 1000:.2f} TB/s, ridge {peak / bandwidth / 1e9:.0f}",
             (grid[-1], peak / 1e12),
-            xytext=(0, 10),
+            xytext=(0, 10 if name != "H20" else -34),  # below the numbers of the marks
             textcoords="offset points",
             ha="right",
             color=colour,
             fontsize=9.5,
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
     for number, (_, row) in enumerate(points.iterrows(), start=1):
         axis.plot([row["flop_per_byte"]] * 2, [row["h20_tflops"], row["h100_tflops"]], color=BLACK, linewidth=0.7, alpha=0.5)
@@ -97,13 +96,13 @@ def loss_figure(table: pd.DataFrame) -> Figure:
                 xytext=(0, 14 if above and name != "hours" else -20),
                 textcoords="offset points",
                 color=colour,
+                ha="right" if above and name != "hours" else "left",  # a rising line is on the other side
             )
-    for _, row in table[table["chip"] == "H20"].iterrows():
-        axes[0].annotate(
-            f"{row['chips']:,} chips", (row["loss"], row["hours_high"]), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
-        )
-    axes[0].set(ylabel="hours of training", title="Hours, chips growing with the run")
-    axes[1].set(ylabel="US dollars (share of bought chips, electricity)", title="Dollars")
+    for place, (_, row) in enumerate(table[table["chip"] == "H20"].iterrows()):
+        style: dict[str, Any] = {"xytext": (0, 6), "ha": "center" if place == 0 else "right"}
+        axes[0].annotate(f"{row['chips']:,} chips", (row["loss"], row["hours_high"]), textcoords="offset points", fontsize=8, **style)
+    axes[0].set(ylabel="hours of training (80% bands)", title="Hours, chips growing with the run")
+    axes[1].set(ylabel="US dollars (share of bought chips, electricity)", title="Dollars of the same runs (80% bands)")
     for axis in axes:
         axis.set(yscale="log", xlabel="loss of besiroglu2024 (nats per token)")
         axis.invert_xaxis()
@@ -140,8 +139,8 @@ def firm_figure(table: pd.DataFrame, usd: float, days: float) -> Figure:
         axis.errorbar(at, middle, spread, fmt="o-", color=colour, capsize=3, linewidth=1.8, markersize=5)
         axis.annotate(
             f"{chip}, {way} ({part['chips'].iloc[0]:,} chips)",
-            (at[-1], middle[-1]),
-            xytext=(14, 0),
+            (places[-1] + 0.14, middle[-1]),  # beyond every bar
+            xytext=(6, 0),
             textcoords="offset points",
             color=colour,
             va="center",
@@ -149,12 +148,12 @@ def firm_figure(table: pd.DataFrame, usd: float, days: float) -> Figure:
         )
     rented = float(table[(table["chip"] == "H100") & (table["way"] == "rent")]["effective_flops"].iloc[0])
     axis.axhline(rented, color=BLACK, linewidth=0.8, linestyle=":")
-    axis.annotate("rented H100 as is", (len(steps) + 0.45, rented), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=8.5)
+    axis.annotate("rented H100 as is", (len(steps) + 0.6, rented), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=8.5)
     axis.set_xticks(places, steps, fontsize=9)
     axis.set(
         yscale="log",
-        xlim=(-0.35, len(steps) + 0.5),
-        ylabel="effective training compute (FLOP at equal loss)",
+        xlim=(-0.35, len(steps) + 0.65),
+        ylabel="effective training compute (FLOP at equal loss, 80% bars)",
         title=f"Software first, or buy chips? {usd / 1e6:g}M USD, {days:g} days",
     )
     axis.grid(axis="x", visible=False)

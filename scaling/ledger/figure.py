@@ -67,7 +67,9 @@ def _draw(found: Ledger) -> Figure:
     axes[1].set_yticks([])
     kinds = [kind for kind in EVIDENCE if any(line.evidence == kind for line in found.lines)]
     handles = [Patch(facecolor=LOOKS[kind][0], hatch=LOOKS[kind][1], edgecolor="white", label=kind) for kind in kinds]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) + 1, title="evidence of a step's larger part")
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles) + 1, title="evidence of a step's larger part; whiskers: 80% bands"
+    )
     return figure
 
 

@@ -102,7 +102,7 @@ def _line(axis: Axes, found: Frontier, departure: str, label: str, colour: str, 
     axis.annotate(
         label,
         (found.flops[at], values[at]),
-        xytext=(5, 0) if place >= 1 else (0, 4 if above else -5),
+        xytext=(5, 2 if above else -3) if place >= 1 else (4 if place < 0.1 else 0, 4 if above else -5),
         textcoords="offset points",
         color=colour,
         fontsize=8.5,
@@ -131,7 +131,7 @@ def _kept(axis: Axes, found: Frontier) -> None:
         ("size-fixed", "size kept: {}", ORANGE, 0.02, True, 0.91),
         ("tokens-fixed", "tokens kept: {}", BLUE, 0.72, True, 0.85),
         ("overtrained-10-tokens-fixed", "over-trained 10x, tokens kept: {}", PURPLE, 0.02, True, 0.79),
-        ("overtrained-10", "leader over-trained 10x, follower free: {}", GREEN, 0.02, False, 0.73),
+        ("overtrained-10", "over-trained 10x, follower free: {}", GREEN, 0.02, False, 0.73),
     )
     for departure, label, colour, place, above, bar in lines:
         value = number(_own(found, _rows(found, departure))[-1])
@@ -139,8 +139,8 @@ def _kept(axis: Axes, found: Frontier) -> None:
         _line(axis, found, departure, label.format(value), colour, place, above, style)
         _whisker(axis, found, departure, colour, bar)
     hundred = number(_own(found, _rows(found, "overtrained-100-size-fixed"))[-1])
-    text = f"over-trained 100x, size kept: {hundred}; bars: 90% over the forms"
-    axis.annotate(text, (0.02, 0.98), xycoords="axes fraction", fontsize=8, va="top", color=GREY)
+    text = f"over-trained 100x, size kept: {hundred}\nbars: the middle 90% over the forms"
+    axis.annotate(text, (0.03, 0.82), xycoords="axes fraction", fontsize=8, va="top", color=GREY)
 
 
 def _supply(axis: Axes, found: Frontier) -> None:

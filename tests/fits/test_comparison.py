@@ -225,5 +225,11 @@ def test_figures():
     table = rolling_extrapolation(runs, LAWS)
     (axis,) = extrapolation_figure(table).axes
     assert axis.get_legend_handles_labels()[1] == [*LAWS, "no law"]
+    worse = table.assign(table="b", error=2 * table["baseline_error"])  # a law that loses to none at all, at every cut of a second table
+    panels = extrapolation_figure(pd.concat([table.assign(table="a"), worse])).axes
+    assert [panel.get_title("left") for panel in panels if panel.get_visible()] == list(LAWS)
+    for panel, (_, part) in zip(panels, table.groupby("law", sort=False), strict=False):
+        better = (part["error"] < part["baseline_error"]).sum()
+        assert panel.texts[0].get_text() == f"better than no law at {better} of {2 * len(part)} cuts"
     with pytest.raises(InputError, match="no row has an error above zero"):
         extrapolation_figure(table.assign(error=np.nan))

@@ -20,6 +20,7 @@ from scaling.diffusion.effects import Actor, Trends, diffusion_window
 from scaling.diffusion.meek import MeekModel
 from scaling.diffusion.monte_carlo import Model, model, quasi_random, run
 from scaling.diffusion.scenario import Population, read_scenario
+from scaling.diffusion.scenario_figure import scenario_table
 from scaling.penalty import compute_penalty
 
 CURVE = fits.load("besiroglu2024")
@@ -151,6 +152,14 @@ PLAIN: dict[str, Any] = {
 def found(request):
     """Everything at once takes seconds to compile, so the quick suite has fewer things at once."""
     return simulate(PLAIN if request.param == "plain" else RICH)
+
+
+def test_the_figure_draws_the_bands_of_the_answer(found):
+    table = scenario_table(found)
+    for each in found.as_dict()["capabilities"]:
+        drawn = table[(table["what"] == "with access") & (table["name"] == each["name"])]
+        for column in ("low", "high"):
+            assert drawn[column].tolist() == [row[column] for row in each["with_access"]]
 
 
 def test_the_documented_scenario_keeps_its_promises():
