@@ -194,8 +194,12 @@ def _misfit(residual: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarr
 def _conditional(samples: _Samples, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How theta moves with a quantity of this gradient in the linear picture, (M, p), and the quantity's standard error, (M,)."""
     problem = samples.problem
-    free = problem.low < problem.high
-    jacobian = np.where(free, problems.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
+    at_bound = (samples.theta <= problem.low) | (
+        samples.theta >= problem.high
+    )  # the others do not move them, and in logs they would move far
+    itself = np.abs(slope) == np.abs(slope).sum(axis=1, keepdims=True)  # where the quantity is a constant
+    free = (problem.low < problem.high) & (~at_bound | itself)
+    jacobian = np.where(free[:, None, :], problems.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
     size = np.linalg.norm(jacobian, axis=1)
     scale = np.maximum(size, 1e-12 * size.max(axis=1, keepdims=True))
     unit = jacobian / scale[:, None, :]
@@ -256,7 +260,7 @@ def _next_guess(value, error, side, aim, near, near_tau, far, far_tau) -> np.nda
     """Farther out while every point was inside; between the nearest points inside and outside otherwise."""
     with np.errstate(invalid="ignore", divide="ignore"):
         farther = np.clip(1.05 * aim / np.maximum(near_tau, 0.1 * aim), 1.1, 4.0) * np.maximum(np.abs(near - value), 0.1 * error)
-        share = np.where(np.isfinite(far_tau), (aim - near_tau) / (far_tau - near_tau), 0.5)
+        share = np.where(far_tau < 4 * aim, (aim - near_tau) / (far_tau - near_tau), 0.5)  # tau is no line so far out
         between = near + np.clip(share, 0.05, 0.95) * (far - near)
     return np.where(np.isnan(far), value + side * farther, between)
 

@@ -70,6 +70,26 @@ def test_a_profile_end_is_where_the_objective_has_risen_as_much_as_t_allows(nois
 
 
 @pytest.mark.slow
+def test_profile_ends_beside_a_constant_at_its_bound_are_such_places_too():
+    """Runs that show no irreducible loss: its logarithm ends far from all that the runs say, and its interval and the others' are still found."""
+    generator = np.random.default_rng(2)
+    size, tokens = np.repeat(np.geomspace(1.5e4, 2e5, 5), 4), np.tile(np.geomspace(5e5, 8e6, 4), 5)
+    loss = (1366 * size**-0.58 + 993 * tokens**-0.42) ** 0.35 * np.exp(generator.normal(0, 0.015, 20))
+    runs = pd.DataFrame({"params": size, "tokens": tokens, "loss": loss})
+    curve = fits.fit("outer-exponent", runs, objective="log-squared")
+    assert curve.certificate is not None
+    assert curve.residual_sd is not None
+    assert curve.constants["E"] == pytest.approx(1e-6)
+    found = curve.interval(0.95, "profile")
+    assert found["E"][0] == 0
+    for name, end in (("E", found["E"][1]), ("A", found["A"][0]), ("k", found["k"][1])):
+        held = fits.fit("outer-exponent", runs, objective="log-squared", fixed={name: end})
+        assert held.certificate is not None
+        rise = 2 * (held.certificate["objective"] - curve.certificate["objective"]) / curve.residual_sd**2
+        assert rise == pytest.approx(t.ppf(0.975, 14) ** 2, rel=0.01), name
+
+
+@pytest.mark.slow
 def test_derived_quantities_agree_with_the_curve_and_between_methods(noisy):
     flops = 1e23
     loss = noisy.optimal(flops).loss
