@@ -33,7 +33,7 @@ def measure_pairs(
 
     The interval is a bootstrap over pairs and over the curve's draws, its distances widened by Student's t for the few pairs.
     """
-    pairs, by = _paired(baseline, variant)
+    pairs, by, notes = _paired(baseline, variant)
     if curve is None:
         curve = fits.fit("chinchilla", baseline, bootstrap=RESAMPLES // 2, seed=seed)
     logs = _log_multipliers(curve.law, curve.vector[None], pairs)[0]
@@ -61,7 +61,7 @@ def measure_pairs(
         tests=pd.DataFrame(),
         pairs=table,
         runs=(len(baseline), len(variant)),
-        notes=["one pair: the interval does not hold the noise between runs"] if len(pairs) == 1 else [],
+        notes=notes + ["one pair: the interval does not hold the noise between runs"] * (len(pairs) == 1),
     )
 
 
@@ -75,12 +75,17 @@ def pairs_by(baseline: pd.DataFrame, variant: pd.DataFrame) -> list[str]:
 
 
 def count_pairs(baseline: pd.DataFrame, variant: pd.DataFrame) -> int:
-    """How many runs of the variant have a run of the baseline to be compared with."""
+    """How many pairs there are: runs of the variant with a run of the baseline to be compared with."""
     by = pairs_by(baseline, variant)
-    return len(variant.merge(baseline, on=by)) if by else 0
+    return len(variant[by].drop_duplicates().merge(baseline[by].drop_duplicates(), on=by)) if by else 0
 
 
-def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """One pair for each width, budget and seed that both sides have, what they are paired by, and what a reader should know.
+
+    Where a side has several runs of one width, budget and seed, as a sweep of learning rates leaves, they are not so many pairs: those of an equal
+    learning rate are taken if there are any, and of what is left the best of either side, so that tuned stands against tuned.
+    """
     by = pairs_by(baseline, variant)
     if not by:
         raise InputError(f"multiplier: pairs need the columns {', '.join(PAIRED_BY)} or {', '.join(OTHERWISE)} in both tables")
@@ -91,7 +96,14 @@ def _paired(baseline: pd.DataFrame, variant: pd.DataFrame) -> tuple[pd.DataFrame
         pairs = pairs[(pairs["status"] == "done") & (pairs["status_baseline"] == "done")].reset_index(drop=True)
     if pairs.empty:
         raise InputError(f"multiplier: no run of the variant has a baseline run of the same {', '.join(by)}")
-    return pairs, by
+    again = int(pairs.duplicated(by).sum())
+    if not again:
+        return pairs, by, []
+    rates = [pairs[name].to_numpy(float) for name in ("learning_rate", "learning_rate_baseline") if name in pairs]
+    other = ~np.isclose(*rates, rtol=1e-6, atol=0) if len(rates) == 2 else np.zeros(len(pairs), bool)
+    best = pairs.assign(_other=other).sort_values(["_other", "loss_baseline", "loss"], kind="stable").drop_duplicates(by)
+    note = f"several runs share a {', '.join(by)}: of {len(pairs)} possible pairs {len(best)} are kept, those of an equal learning rate first, then the lowest losses"
+    return best.drop(columns="_other").sort_index().reset_index(drop=True), by, [note]
 
 
 def _widened(mean: float, means: np.ndarray, count: int, level: float) -> Band:

@@ -46,6 +46,18 @@ def test_planted_multiplier_is_found(planted):
     assert len(found.pairs) == found.levels["pairs"].sum() == 9
 
 
+@pytest.mark.parametrize("rate", [1e-3, 3e-3])
+def test_a_sweep_of_rates_makes_no_more_pairs(rate):
+    """The baseline's rate of the pair is the variant's own, or where it has none the best."""
+    tuned, untuned = runs(1.0).assign(learning_rate=1e-3), runs(0.5).assign(learning_rate=4e-3)
+    found = measure_pairs(pd.concat([untuned, tuned]), runs(2.0).assign(learning_rate=rate), curve=CURVE)
+    assert len(found.pairs) == found.levels["pairs"].sum() == 9
+    assert found.multiplier.value == pytest.approx(2.0, rel=1e-6)
+    assert "of 18 possible pairs 9 are kept" in found.notes[0]
+    untuned_too = measure_pairs(pd.concat([tuned, untuned]), runs(1.0).assign(learning_rate=4e-3), curve=CURVE)
+    assert untuned_too.multiplier == measure_pairs(untuned, runs(1.0), curve=CURVE).multiplier
+
+
 def test_interval_covers_under_noise_about_as_often_as_it_says():
     covered = 0
     for seed in range(60):
