@@ -150,7 +150,7 @@ class _Work:
             before = set(missing)
             engines.run(engine, list(missing.values()), self._ids, self._listener(), settings)
             missing = self._missing()
-            if set(missing) == before:  # all of them are another sweep's
+            if set(missing) == before and not settings.stop.is_set():  # all of them are another sweep's
                 if not waiting:
                     self._note(f"waiting for {len(missing)} runs that another sweep is making")
                 waiting = True

@@ -36,7 +36,7 @@ def curve_section(path: Path, runs: Mapping[str, pd.DataFrame]) -> Section:
     return Section(
         kind="fit",
         source=str(path),
-        title=f"Fit {curve.name}",
+        title=f"Fit {curve.name or path.stem}",
         facts=rows(facts),
         warnings=tuple(_warnings(curve, said, certificate)),
         figures=tuple(_figures(curve, grid, runs)),

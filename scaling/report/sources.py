@@ -14,25 +14,43 @@ from scaling.toml_files import read_toml
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLES = (".csv", ".gz", ".xz", ".parquet", ".jsonl")
+
 
 def sections(paths: Sequence[str | Path]) -> list[Section]:
-    """The sections of demo folders, stores, curves (.json) and scenarios (.toml), in that order; a folder stands for what it holds. Raises InputError."""
+    """The sections of demo folders, stores, curves (.json, or a shipped curve's name) and scenarios (.toml), in that order; a folder stands for what it holds. Raises InputError."""
     demos: list[Path] = []
     files: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists() and str(path) in _shipped():
+            files.append(path)
+            continue
         if not path.exists():
-            raise InputError(f"report: {path}: no such file or folder")
+            raise InputError(f"report: {path}: no such file or folder, and no curve of that name (isoloss curves)")
+        if path.suffix in TABLES:
+            raise InputError(f"report: {path} is a table of runs; fit it first (isoloss fit {path} --out curve.json) and report the curve")
         if path.is_dir() and (path / "results.json").is_file():
             demos.append(path)
         else:
             files += _within(path) if path.is_dir() else [path]
     found = [section for folder in demos for section in _demo(folder)]
     runs: dict[str, pd.DataFrame] = {}
-    for path in (each for each in files if each.suffix not in (".json", ".toml")):
+    for path in (each for each in files if each.suffix not in (".json", ".toml") and not _is_name(each)):
         section, runs[path.name] = _store(path)
         found.append(section)
-    found += [_curve(path, runs) for path in files if path.suffix == ".json"]
+    found += [_curve(path, runs) for path in files if path.suffix == ".json" or _is_name(path)]
     return found + [_scenario(path) for path in files if path.suffix == ".toml"]
+
+
+def _shipped() -> set[str]:
+    """Names of the curves that ship with the package."""
+    import fits
+
+    return {*fits.published(), *fits.refitted(), *fits.own()}
+
+
+def _is_name(path: Path) -> bool:
+    return not path.exists() and str(path) in _shipped()
 
 
 def _within(folder: Path) -> list[Path]:
