@@ -32,30 +32,14 @@ from scaling.sweep_command import Workers
 
 app = typer.Typer(
     name="isoloss",
-    help="How much more compute does it take to reach the same loss, and what follows when capability spreads?",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_command.data, name="data")
-app.command()(fit_command.fit)
-app.command()(curves_command.curves)
-app.command()(plan_command.plan)
-app.command()(frontier_command.frontier)
-app.command()(estimate_command.estimate)
-app.command()(chips_command.chips)
-app.command()(ledger_command.ledger)
-app.command()(sweep_command.sweep)
-app.command()(diffuse_command.diffuse)
-app.command()(runs_command.runs)
-app.command()(multiplier_command.multiplier)
-app.command()(penalty_command.penalty)
-app.command()(explore_command.explore)
-app.command()(report_command.report)
 
 
-@app.command()
+@app.command(short_help="Train, fit, predict, compare, report: the main job.")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report; an earlier demo's runs there are used again.")] = Path("isoloss-demo"),
     plan: Annotated[Path | None, typer.Option(help="Another plan than the built-in one.")] = None,
@@ -71,6 +55,42 @@ def demo(
         output.emit(found.results())
     else:
         print_summary(found, out)
+
+
+COMMANDS = (  # in the order of the work, each with what the list of commands says of it
+    (sweep_command.sweep, "Train the runs of a plan, or carry on with it."),
+    (runs_command.runs, "List, check, merge, import and export a run store."),
+    (fit_command.fit, "Fit a law to runs: a job file, or a table."),
+    (plan_command.plan, "Propose the next runs worth making."),
+    (curves_command.curves, "List curves, show one, predict, find an optimum."),
+    (multiplier_command.multiplier, "Compute ratio at equal loss of two sets of runs."),
+    (penalty_command.penalty, "Compute ratio at equal loss, by a law."),
+    (frontier_command.frontier, "When a penalty is structure x data, and when not."),
+    (chips_command.chips, "Chips and export rules."),
+    (estimate_command.estimate, "What a training run or serving takes on chips."),
+    (ledger_command.ledger, "What chips and software do to time and dollars."),
+    (diffuse_command.diffuse, "Who reaches which capability when."),
+    (report_command.report, "One HTML page of stores, curves and scenarios."),
+    (explore_command.explore, "Open a page whose figures answer at once."),
+)
+for command, short in COMMANDS:
+    app.command(short_help=short)(command)
+app.add_typer(data_command.data, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"isoloss {version('isoloss')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """How much more compute does it take to reach the same loss, and what follows when capability spreads?"""
 
 
 def main() -> None:

@@ -150,7 +150,8 @@ def _check_comparable(baseline: pd.DataFrame, variant: pd.DataFrame, force: bool
             f"the runs are of different {column} ({', '.join(sorted(values))}), and losses on different texts or tokens are not comparable"
         )
         if not force:
-            raise InputError(f"multiplier: {reason}; take runs of one {column}, or force the comparison")
+            example = f'{column} = "{min(values)}"'
+            raise InputError(f"multiplier: {reason}; take runs of one {column}, as by --where '{example}', or force the comparison")
         notes.append(f"forced: {reason}")
 
 

@@ -136,6 +136,8 @@ def _answer(found: Measurement) -> dict[str, Any]:
 
 
 def _print(found: Measurement) -> None:
+    from scaling.measurement import SURE
+
     text = "{:.4g}  [{:.4g}, {:.4g}]"
     rows = [
         ("compute multiplier", text.format(*found.multiplier)),
@@ -149,11 +151,13 @@ def _print(found: Measurement) -> None:
     rows += [("from", f"{found.runs[0]} and {found.runs[1]} runs; {found.model}")]
     output.table([{"what": label, f"found [{found.level:.0%} interval]": value} for label, value in rows], "Compute at equal loss")
     levels = found.levels.drop(columns=["asked", "feasible", "reason"], errors="ignore")
+    if "sloped_low" in levels:  # infinite or absurd where the runs leave the slope open
+        levels = levels.rename(columns={"sloped_low": "low if it depends on scale", "sloped_high": "high if it does"})
     output.table(output.plain(levels), "by loss")
     for reason in found.levels["reason"][found.levels["reason"] != ""] if "reason" in found.levels else ():
         output.note(f"note: {reason}")
     if len(found.tests):
-        output.table(output.plain(found.tests), "nested models")
+        output.table(output.plain(found.tests), f"nested models (a larger one, or another form, is taken where p < {SURE:g})")
 
 
 def _handicaps(found: Measurement) -> list[tuple[str, Band]]:

@@ -78,7 +78,8 @@ def penalty(
     if as_json:
         return output.emit(answers[0] if len(answers) == 1 else {"penalties": answers})
     if len(answers) == 1:
-        return output.listing({name: value for name, value in answers[0].items() if name != "notes"})
+        told = {name: value for name, value in answers[0].items() if name not in ("notes", "hours")}
+        return output.listing(told | ({} if throughput == 1 else {"hours, follower / leader": answers[0]["hours"]}))
     output.table([_row(answer) for answer in answers], f"compute penalty on {leader.name or curve}, {level:.0%} interval")
 
 

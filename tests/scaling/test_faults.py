@@ -284,6 +284,7 @@ def test_a_sweep_that_gets_sigterm_leaves_checkpoints_and_the_next_command_carri
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert "SIGTERM: stopping" in said
+    assert "another sweep" not in said
     assert "0 of 2 runs have ended" in said
     assert set(Store(store).states().values()) == {"planned"}
     assert len(list(Path(f"{store}.checkpoints").glob("*/*/files.sha256.json"))) == 2

@@ -147,6 +147,12 @@ def test_every_published_curve_has_a_section(name):
     assert section.tables[0][1]["constant"].tolist() == list(fits.load(name).constants)
 
 
+def test_a_shipped_curve_is_known_by_its_name_and_a_nameless_one_by_its_file(tmp_path):
+    dataclasses.replace(fits.load("hoffmann2022"), name="").save(tmp_path / "fitted.json")
+    shipped, nameless = report.sections(["besiroglu2024", tmp_path / "fitted.json"])
+    assert (shipped.title, nameless.title) == ("Fit besiroglu2024", "Fit fitted")
+
+
 @pytest.mark.slow
 def test_a_scenario(tmp_path):
     (tmp_path / "mine.toml").write_text(SCENARIO)
@@ -166,6 +172,7 @@ def test_what_no_report_can_be_made_of(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "results.json").write_text("{}")
     (tmp_path / "nothing").mkdir()
-    for name in ("gone", "notes.txt", "broken.json", "demo", "nothing"):
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,1,1\n")
+    for name in ("gone", "notes.txt", "broken.json", "demo", "nothing", "runs.csv is a table of runs; fit it first"):
         with pytest.raises(InputError, match=name):
-            report.sections([tmp_path / name])
+            report.sections([tmp_path / name.partition(" ")[0]])
