@@ -46,7 +46,7 @@ def _alone(runs: pd.DataFrame) -> dict[str, float]:
     return curve.constants | {"gamma": 1.0, "gamma_student": 1.0}
 
 
-SMALL = "Small models (at most 0.4M active parameters, 1.2M with experts), bytes, context 64: exponents and ratios hold for this scale; E is that of 64 bytes of context, not of the text."
+SMALL = "Small models (at most 0.9M active parameters, 1.2M with experts), bytes, context 64: exponents and ratios hold for this scale; E is that of 64 bytes of context, not of the text."
 CURVES = (
     Own("own-dense-prose", "chinchilla", lambda runs: dense_rows(runs, PROSE), "Dense models on English prose", SMALL),
     Own("own-dense-source", "chinchilla", lambda runs: dense_rows(runs, SOURCE), "Dense models on Python source", SMALL),
@@ -62,7 +62,7 @@ CURVES = (
         "chinchilla",
         lambda runs: dense_rows(runs, DEEP),
         "Dense models on a Markov source of order 14, whose entropy is 1.3349 +- 0.0001 nats",
-        "The truth of E is known: a check of the fit, not a text.",
+        "The truth of E is known, and the fit misses it by 0.057 nats, outside its interval: models of this size learn little of the orders beyond six, and E is that of what they learn.",
     ),
     Own(
         "own-moe",

@@ -226,14 +226,14 @@ def students_figure(draws: int) -> Drawn:
     by = ["width", "budget", "non_embedding_params", "tokens", "teacher_loss"]
     table = _means(taught, by)
     table["alone"] = [alone.get((width, budget), np.nan) for width, budget in zip(table["width"], table["budget"], strict=True)]
-    table["law"] = curve.loss(**{name: table[name].to_numpy(float) for name in curve.law.inputs})
+    table["law"] = curve.evaluate(**{name: table[name].to_numpy(float) for name in curve.law.inputs})
     figure, axes = _axes(12.0, 4.8, columns=table["width"].nunique())
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
         _taught(axis, part, curve)
         axis.set(xlabel="teacher's loss (nats per byte)", title=f"Width {width}")
         axis.sharey(axes[0])
     axes[0].set_ylabel("student's loss (nats per byte), mean of seeds")
-    note(axes[0], "line: fitted law; dotted: the same model without a teacher", "upper left")
+    note(axes[0], "line: fitted law\ndotted: without a teacher", "upper left")
     return figure, table
 
 
@@ -243,13 +243,13 @@ def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> None:
     for budget, shade in zip(budgets, shades(len(budgets)), strict=True):
         own = part[part["budget"] == budget].sort_values("teacher_loss")
         first = own.iloc[0]
-        line = curve.loss(
+        line = curve.evaluate(
             non_embedding_params=np.full(80, first["non_embedding_params"]), tokens=np.full(80, first["tokens"]), teacher_loss=ends
         )
         axis.plot(ends, line, color=shade, linewidth=1.6)
         axis.errorbar(own["teacher_loss"], own["loss"], own["se"], fmt="o", color=shade, markersize=5, capsize=2)
         axis.plot(ends[[0, -1]], [first["alone"]] * 2, ":", color=shade, linewidth=1.3)
-        label(axis, f"{_power_of_ten(budget)} FLOP", (own["teacher_loss"].iloc[-1], own["loss"].iloc[-1]), shade, shift=(0, 12), ha="right")
+        label(axis, f"{_power_of_ten(budget)} FLOP", (ends[0], first["alone"]), shade, shift=(0, -7), fontsize=8.5)
 
 
 FIGURES = (

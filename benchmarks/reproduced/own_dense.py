@@ -95,9 +95,10 @@ def _bars(axis: Axes, told: pd.DataFrame, runs: pd.DataFrame) -> None:
         for place, (_, line) in enumerate(same.iterrows()):  # side by side where the budget is one
             at = line["flops"] * 1.12 ** (place + 1)
             interval(axis, at, line["chinchilla"], (line["chinchilla_low"], line["chinchilla_high"]), BLUE, markersize=5)
-    label(axis, "predicted, 95%", (1.2 * told["flops"].max(), told["chinchilla_high"].max()), BLUE, shift=(4, 34), ha="right")
+    last = told.loc[told["flops"].idxmax()]
+    label(axis, "predicted, 95%", (1.12 * last["flops"], last["chinchilla_high"]), BLUE, shift=(14, 60), ha="right")
     if len(held):
-        label(axis, "runs", (held["flops"].max(), held["loss"].min()), RED, shift=(0, -12), ha="center")
+        label(axis, "runs", (held["flops"].max(), held["loss"].min()), RED, shift=(-10, -8), ha="right")
 
 
 def _errors(axis: Axes, told: pd.DataFrame) -> None:
@@ -172,7 +173,7 @@ def entropy_figure(draws: int) -> Drawn:
         ends = (line["E_low"] - truth, line["E_high"] - truth)
         interval(right, line["E"] - truth, place, ends, BLUE, across=True)
         text = f"{line['source']}: fitted {line['E']:.4f} [{line['E_low']:.4f}, {line['E_high']:.4f}], truth {truth:.4f}"
-        label(right, text, (sum(ends) / 2, place), BLUE, shift=(0, 16), ha="center")
+        label(right, text, (0.03, place + 0.15), BLUE, shift=(0, 0), xycoords=("axes fraction", "data"), backgroundcolor="white")
     right.axvline(0, color=RED, linewidth=1.6)
     right.set(ylim=(-0.6, len(tables) - 0.3), xlabel="irreducible loss less the true entropy (nats per symbol)")
     right.set_title("The entropy that the runs give, 95% interval")
@@ -207,8 +208,8 @@ def _approach(axis: Axes, table: pd.DataFrame) -> None:
     axis.set(
         xscale="log", yscale="log", xlabel="training compute (FLOP, exact count)", ylabel="loss less the true entropy (nats per symbol)"
     )
-    axis.set_xlim(left=table["flops"].min() / 12)
-    axis.set_title(f"What is left to learn of a source of known entropy ({table['source'].iloc[0]})")
+    axis.set_xlim(table["flops"].min() / 12, 8 * table["flops"].max())
+    axis.set_title(f"What is left to learn of a known source ({table['source'].iloc[0]})")
     _plain_log_ticks(axis)
 
 

@@ -25,7 +25,12 @@ def config_of(row: dict) -> RunConfig:
     return RunConfig(**whole)
 
 
-CORPORA = {"pd-prose-v1-train@6056ca6b": "pd-prose", "python-source@28febd96": "python-source", "grm@04a731dd": "grm"}
+CORPORA = {
+    "pd-prose-v1-train@6056ca6b": "pd-prose",
+    "python-source@28febd96": "python-source",
+    "grm@04a731dd": "grm",
+    "grm-order14@ee890ad2": "grm:deep",
+}
 
 
 def test_a_row_of_the_runs_table_gives_the_shape_tokens_and_steps_of_its_run():
