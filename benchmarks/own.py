@@ -17,7 +17,9 @@ import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -73,7 +75,11 @@ COLUMNS = [
     "bits_weights",
     "bits_activations",
     "bits_cache",
+    "tokens_asked",
+    "teacher",
     "teacher_loss",
+    "layout",
+    "versions",
     "settings",
 ]
 PREDICTIONS = OWN / "predictions.csv"
@@ -138,27 +144,34 @@ def make_teachers() -> None:
 def export(store: Path) -> None:
     """Every finished run as a row of fits/own/runs.csv, with the teachers, which are read from their folders.
 
-    `settings` holds what differs from the defaults of RunConfig and ModelConfig.
+    `settings` holds what differs from the defaults of RunConfig and ModelConfig, and the folder of a teacher.
     """
-    teachers = {record["run_id"]: record for record in map(record_of, TEACHERS)}
-    rows = [
-        dict(record)
-        | {"settings": settings(record["config"]), "teacher_loss": teachers[record["teacher"]]["loss"] if record["teacher"] else None}
-        | {f"bits_{place}": bits for place, bits in record["bits"].items()}
-        for record in [*Store(store).records(), *teachers.values()]
-    ]
+    teachers = {folder: record_of(folder) for folder in TEACHERS if Path(folder).exists()}
+    losses = {record["run_id"]: record["loss"] for record in teachers.values()}
+    rows = [row(record, losses) for record in Store(store).records()]
+    rows += [row(record, losses, {"saved_as": folder}) for folder, record in teachers.items()]
     table = pd.DataFrame(rows)[COLUMNS].sort_values(["corpus", "arm", "budget", "params", "learning_rate", "seed"])
     OWN.mkdir(exist_ok=True)
-    table.to_csv(OWN / "runs.csv", index=False, float_format="%.8g")
+    table.to_csv(OWN / "runs.csv", index=False)  # all digits: a run's identity is made of them
     print(f"{len(table)} runs, {table['flops'].sum():.3g} FLOP: {OWN / 'runs.csv'}")
 
 
-def settings(config: dict) -> str:
+def row(record: Mapping[str, Any], teachers: Mapping[str, float], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A record as a row of the table; `teachers`: losses by run."""
+    found = dict(record) | {f"bits_{place}": bits for place, bits in record["bits"].items()}
+    found["settings"] = settings(record["config"], more or {})
+    found["tokens_asked"] = record["config"]["tokens"]
+    found["teacher_loss"] = teachers.get(record["teacher"])
+    found["versions"] = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return found
+
+
+def settings(config: dict, more: Mapping[str, Any]) -> str:
     """What a run's configuration sets, as JSON: `RunConfig.from_dict` makes the run of it and of the columns."""
     plain = {field.name: field.default for kind in (ModelConfig, RunConfig) for field in dataclasses.fields(kind)}
     flat = {key: value for key, value in config.items() if key != "model"} | config["model"]
     shown = {key: value for key, value in flat.items() if key not in COLUMNS and value != plain.get(key)}
-    return json.dumps(shown, sort_keys=True)
+    return json.dumps(shown | dict(more), sort_keys=True)
 
 
 def prediction(width: int, flops: float, where: str) -> str:

@@ -33,6 +33,13 @@ def one_device_per_core(count: int | None = None) -> int:
     return jax.device_count()
 
 
+def _tell_xla_of_one_thread() -> None:
+    """Where there is one thread XLA is told so, as the sweep's workers are: without a word it keeps a pool of one, whose sums differ in the last bits."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if ONE_THREAD not in flags and int(os.environ.get("NPROC") or cores()) == 1 and not _backend_started():
+        os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()
+
+
 def _backend_started() -> bool:
     from jax._src import xla_bridge  # the only place that tells without starting it
 
@@ -59,3 +66,6 @@ def device_name() -> str:
     """The name of the device that runs train on."""
     device = jax.devices()[0]
     return processor() if device.platform == "cpu" else device.device_kind
+
+
+_tell_xla_of_one_thread()  # as this is imported, for it must come before JAX is first used

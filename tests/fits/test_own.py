@@ -12,7 +12,7 @@ import pytest
 
 import fits
 from models.config import ModelConfig
-from scaling.run import RunConfig
+from scaling.run import RunConfig, run_id
 
 
 def config_of(row: dict) -> RunConfig:
@@ -21,24 +21,19 @@ def config_of(row: dict) -> RunConfig:
     shape = {field.name: own[field.name] for field in dataclasses.fields(ModelConfig) if field.name in own}
     fields = {field.name: own[field.name] for field in dataclasses.fields(RunConfig) if field.name in own}
     more = {"unique_tokens": int(row["unique_tokens"])} if row["arm"].startswith("unique") else {}
-    whole: dict[str, Any] = fields | more | {"model": ModelConfig(**shape), "corpus": CORPORA[row["corpus"]], "tokens": int(row["tokens"])}
-    return RunConfig(**whole)
+    whole: dict[str, Any] = fields | more | {"model": ModelConfig(**shape), "tokens": int(row["tokens_asked"])}
+    return RunConfig(**whole | {"teacher": own.get("teacher") if row["arm"].startswith("distilled") else None})
 
 
-CORPORA = {
-    "pd-prose-v1-train@6056ca6b": "pd-prose",
-    "python-source@28febd96": "python-source",
-    "grm@04a731dd": "grm",
-    "grm-order14@ee890ad2": "grm:deep",
-}
-
-
-def test_a_row_of_the_runs_table_gives_the_shape_tokens_and_steps_of_its_run():
+def test_a_row_of_the_runs_table_is_its_run_to_the_identity():
+    """What a row holds makes the run again: its configuration, corpus, teacher, threads and layout hash to the identity that it was stored under."""
     runs = fits.own_runs()
-    assert len(runs) > 300
-    for row in runs.drop_duplicates(["arm", "width"]).to_dict("records"):
-        config = config_of(row)
+    assert len(runs) > 500
+    for row in runs.to_dict("records"):
+        config = dataclasses.replace(config_of(row), corpus=row["corpus"])
         assert (config.tokens_trained, config.steps, config.sequences) == (row["tokens"], row["steps"], row["batch"])
+        teacher = row["teacher"] if isinstance(row["teacher"], str) else None
+        assert run_id(config, row["corpus"], int(row["threads"]), row["layout"], teacher) == row["run_id"], row["run_id"]
 
 
 @pytest.mark.parametrize("name", fits.own())
