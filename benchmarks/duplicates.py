@@ -2,7 +2,7 @@
 
 Half of the duplicated corpus is new prose, the other half repeats one small part of it. Runs on it and on the whole prose, equal in all else,
 are judged on one validation text, that of the prose. Both corpora are token files cut from the prose corpus' training split.
-Writes benchmarks/results/duplicates.csv, which `own.py multipliers` reads.
+Writes benchmarks/results/duplicates.csv, which `multipliers.py` reads.
 """
 
 from __future__ import annotations

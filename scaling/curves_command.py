@@ -142,7 +142,8 @@ def about(curve: Curve) -> dict[str, Any]:
     if stored is None and curve.draws is not None:
         pairs = curve.interval(0.95)
         interval = {"level": 0.95} | {name: [end if math.isfinite(end) else None for end in pair] for name, pair in pairs.items()}
-    said = {key: curve.about.get(key) for key in ("source", "grade", "units", "recipe", "notes", "contradicts")}
+    said = {key: curve.about.get(key) for key in ("source", "grade", "rows", "units", "recipe", "limits", "notes", "contradicts")}
+    certificate = curve.certificate or {}
     return {
         "name": curve.name,
         "law": curve.law.name,
@@ -152,5 +153,8 @@ def about(curve: Curve) -> dict[str, Any]:
         "printed_constants": curve.about.get("printed_constants"),
         "interval": interval,
         "range": curve.range,
+        "residual_sd": curve.residual_sd,
+        "certified": certificate.get("certified"),
+        "not_certified_because": (certificate.get("reason") or None) if not certificate.get("certified", True) else None,
         "checks": curve.about.get("checks"),
     } | said

@@ -45,6 +45,10 @@ def measure_pairs(
     table = pairs[[*by, "flops", "loss"]].assign(
         baseline_flops=pairs["flops_baseline"], baseline_loss=pairs["loss_baseline"], multiplier=np.exp(logs)
     )
+    if beyond := int((~np.isfinite(logs)).sum()):
+        notes.append(
+            f"{beyond} of {len(pairs)} pairs differ by more than a factor {math.exp(_LOG_RANGE):.0f} of compute, and so does the mean: leave them out by --where"
+        )
     slope, p = _scale(table, level)
     return Measurement(
         method="pairs",
@@ -116,9 +120,15 @@ def _widened(mean: float, means: np.ndarray, count: int, level: float) -> Band:
     return Band(float(np.exp(mean)), float(low), float(high))
 
 
+def _logs(multipliers: pd.Series) -> np.ndarray:
+    """Of multipliers that may be 0 or infinite."""
+    with np.errstate(divide="ignore"):
+        return np.log(multipliers.to_numpy(float))
+
+
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the seeds of a cell: log multiplier, log10 of the baseline's compute."""
-    logs = table.assign(log=np.log(table["multiplier"]), decade=np.log10(table["baseline_flops"]))
+    logs = table.assign(log=_logs(table["multiplier"]), decade=np.log10(table["baseline_flops"]))
     return logs.groupby([name for name in (*PAIRED_BY, *OTHERWISE) if name in table and name != "seed"])[["log", "decade"]].mean()
 
 
@@ -136,7 +146,7 @@ def _by_budget(table: pd.DataFrame, level: float) -> pd.DataFrame:
     """The mean over the pairs of a budget (or of one compute of the baseline, to two digits of its logarithm), with its t interval where there are two and more."""
     rows = []
     for _, part in table.groupby(table["budget"] if "budget" in table else np.log10(table["baseline_flops"]).round(2)):
-        logs, count = np.log(part["multiplier"].to_numpy(float)), len(part)
+        logs, count = _logs(part["multiplier"]), len(part)
         mean, half = float(logs.mean()), math.inf
         if count > 1 and np.isfinite(logs).all():
             half = float(student.ppf((1 + level) / 2, count - 1) * logs.std(ddof=1) / math.sqrt(count))

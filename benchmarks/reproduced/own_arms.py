@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from multipliers import MEMORISED
+from multipliers import comparable
+from own import LADDER
 
 import fits
 from fits.curve import Curve
@@ -46,13 +47,14 @@ def _kind(arm: str) -> tuple[str, str]:
 
 def multipliers(wanted: Callable[[str], bool]) -> pd.DataFrame:
     """Compute multiplier over dense of every wanted arm that has pairs, with its 95% interval; above 1 it saves compute."""
-    runs, baseline, curve = arms(), dense(), fits.load("own-dense-prose")
+    runs, baseline = comparable(arms()), fits.own_runs(LADDER)
+    curve = fits.fit("chinchilla", baseline, bootstrap=400)  # as benchmarks/multipliers.py does
     rows = []
     for arm, variant in runs[runs["arm"] != "dense"].groupby("arm"):
         if not wanted(str(arm)):
             continue
         try:
-            found = measure_multiplier(baseline, variant[variant["loss"] < MEMORISED], pairs=True, curve=curve)
+            found = measure_multiplier(baseline, variant, pairs=True, curve=curve)
         except InputError:
             continue  # no dense run of its widths, budgets and seeds yet
         pairs = found.pairs
@@ -228,16 +230,19 @@ def students_figure(draws: int) -> Drawn:
     table["alone"] = [alone.get((width, budget), np.nan) for width, budget in zip(table["width"], table["budget"], strict=True)]
     table["law"] = curve.evaluate(**{name: table[name].to_numpy(float) for name in curve.law.inputs})
     figure, axes = _axes(12.0, 4.8, columns=table["width"].nunique())
+    lines = []
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
-        _taught(axis, part, curve)
+        lines += [line.assign(width=width, what="law") for line in _taught(axis, part, curve)]
         axis.set(xlabel="teacher's loss (nats per byte)", title=f"Width {width}")
         axis.sharey(axes[0])
     axes[0].set_ylabel("student's loss (nats per byte), mean of seeds")
     note(axes[0], "line: fitted law\ndotted: without a teacher", "upper left")
-    return figure, table
+    return figure, pd.concat([table.assign(what="mean of seeds"), *lines], ignore_index=True)
 
 
-def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> None:
+def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> list[pd.DataFrame]:
+    """Students of one width; returns the law's lines."""
+    lines = []
     ends = np.linspace(part["teacher_loss"].min() - 0.02, part["teacher_loss"].max() + 0.02, 80)
     budgets = sorted(part["budget"].unique())
     for budget, shade in zip(budgets, shades(len(budgets)), strict=True):
@@ -246,10 +251,12 @@ def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> None:
         line = curve.evaluate(
             non_embedding_params=np.full(80, first["non_embedding_params"]), tokens=np.full(80, first["tokens"]), teacher_loss=ends
         )
+        lines.append(pd.DataFrame({"budget": budget, "teacher_loss": ends, "law": line}))
         axis.plot(ends, line, color=shade, linewidth=1.6)
         axis.errorbar(own["teacher_loss"], own["loss"], own["se"], fmt="o", color=shade, markersize=5, capsize=2)
         axis.plot(ends[[0, -1]], [first["alone"]] * 2, ":", color=shade, linewidth=1.3)
         label(axis, f"{_power_of_ten(budget)} FLOP", (ends[0], first["alone"]), shade, shift=(0, -7), fontsize=8.5)
+    return lines
 
 
 FIGURES = (

@@ -68,18 +68,21 @@ def predictions_figure(draws: int) -> Drawn:
     figure, (left, right) = _axes(11.0, 4.8, columns=2)
     flops = np.geomspace(runs["flops"].min() / 1.5, 1.6 * max(told["flops"].max(), runs["flops"].max()), 80)
     low, high = quantile_band(curve.frontier_draws(flops))
+    line = pd.DataFrame({"flops": flops, "loss": [curve.optimal(each).loss for each in flops], "low": low, "high": high})
     spread(left, flops, low, high, BLUE)
-    left.plot(flops, [curve.optimal(each).loss for each in flops], color=BLUE, linewidth=2)
+    left.plot(flops, line["loss"], color=BLUE, linewidth=2)
     known = runs[~runs["holdout"]]
     left.plot(known["flops"], known["loss"], "o", color=BLACK, alpha=0.55, markersize=4.5)
     _bars(left, told, runs)
     left.axvline(FITTED_BELOW, color=BLACK, linewidth=0.8, linestyle=":")
-    note(left, "line: frontier of the law fitted left of\nthe dotted line, with its 95% band", "lower left", BLUE)
+    note(left, "line: frontier of the law fitted left of the dotted\nline, with its 95% band; bars: as registered", "lower left", BLUE)
     left.set(xscale="log", yscale="log", xlabel="training compute (FLOP, exact count)", ylabel="validation loss (nats per byte)")
     left.set_title("Registered first, trained later")
     _plain_log_ticks(left)
     _errors(right, told)
-    return figure, told
+    shown = runs[["width", "params", "tokens", "flops", "seed", "loss"]]
+    parts = {"prediction": told.rename(columns={"loss": "mean_loss"}), "run": shown, "frontier": line}
+    return figure, pd.concat([part.assign(what=what) for what, part in parts.items()], ignore_index=True)
 
 
 def _made(runs: pd.DataFrame, line: Mapping[Hashable, Any]) -> tuple[int, float]:
@@ -113,7 +116,10 @@ def _errors(axis: Axes, told: pd.DataFrame) -> None:
     axis.axvline(0, color=BLACK, linewidth=1)
     axis.set_yticks(
         range(len(told)),
-        [f"{line.flops:.0e} FLOP\nwidth {line.width}, {line.times_beyond:.1f}x beyond\n{line.made} run(s)" for line in told.itertuples()],
+        [
+            f"{line.flops:.0e} FLOP\nwidth {line.width}, {line.times_beyond:.1f}x beyond its fit\n{line.made} runs"
+            for line in told.itertuples()
+        ],
     )
     axis.set(xlabel="prediction over the runs' mean loss (%)", title="Error, with the registered 95% band", ylim=(-0.6, len(told) - 0.2))
     note(axis, "blue: one law; orange: ensemble of laws", "upper right")

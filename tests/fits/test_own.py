@@ -42,6 +42,11 @@ def test_a_curve_fits_the_runs_beside_it(name):
     assert {"title", "recipe", "limits", "units", "source"} <= set(curve.about)
     assert curve.residual_sd is not None
     assert curve.residual_sd < 0.03
+    assert curve.certificate is not None
+    assert curve.certificate["certified"]
+    card = (Path(fits.__file__).parent / "own" / "README.md").read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
+    assert all(f"| {constant} | {value:.4g} |" in card for constant, value in curve.constants.items())
+    assert curve.about["limits"] in card
     rows = fits.own_runs(f'corpus = "{curve.about["corpus"]}" and arm = "dense" and learning_rate = 0.0034')
     if curve.law.inputs == ("params", "tokens"):
         off = curve.loss(params=rows["params"].to_numpy(float), tokens=rows["tokens"].to_numpy(float)) / rows["loss"].to_numpy(float) - 1

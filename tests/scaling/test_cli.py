@@ -62,6 +62,13 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     subprocess.run([sys.executable, "-c", "import fits, sys; assert not {'jax', 'flax', 'pandas'} & set(sys.modules)"], check=True)
 
 
+def test_the_version_is_the_package_s():
+    from importlib.metadata import version
+
+    told = called("--version")
+    assert (told.returncode, told.stdout) == (0, f"isoloss {version('isoloss')}\n")
+
+
 def test_fit_from_a_table_and_from_a_job_agree(table, tmp_path):
     columns = ["--columns", "params=Model Size", "--columns", "loss=Final loss"]
     direct = answer(

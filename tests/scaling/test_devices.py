@@ -164,3 +164,19 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path, text_folder):
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-5)
     again = finish(*start(tmp_path, "again", devices=4, runs=[run | {"folder": str(tmp_path / "pair")}]))
     assert again[0]["loss"] == pytest.approx(float(two["loss"]), rel=1e-6)  # carried on from the pair's last checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to cores")
+def test_a_run_on_one_core_has_the_bits_of_a_sweeps_worker():
+    """One identity, one result: a process that has one core, and a worker that is told to use one thread of many."""
+    train = "import models\nfrom scaling import RunConfig, train\nrun = RunConfig(models.ladder(32, context=64), 60_000, 'python-source', precision='bf16')\n"
+    train += "record = train(run)\nprint(record.run_id, record.loss)\n"
+    bound = "import os\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+    plain = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+    worker = plain | {"NPROC": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    told = [
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+        for code, env in ((bound + train, plain), (train, worker))
+    ]
+    assert told[0] == told[1]

@@ -80,3 +80,11 @@ def test_what_is_beyond_the_law_is_infinite():
 def test_without_pairs_there_is_no_multiplier():
     with pytest.raises(InputError, match="no run of the variant"):
         measure_pairs(runs(1.0), runs(2.0).assign(seed=7), curve=CURVE)
+
+
+def test_a_pair_out_of_reach_is_said_without_a_warning():
+    worse = runs(1.0)
+    worse.loc[0, "loss"] *= 5
+    found = measure_pairs(runs(1.0), worse, curve=CURVE)
+    assert found.multiplier.value == 0
+    assert found.notes == ["1 of 9 pairs differ by more than a factor 1097 of compute, and so does the mean: leave them out by --where"]
