@@ -98,7 +98,7 @@ def _bars(axis: Axes, told: pd.DataFrame, runs: pd.DataFrame) -> None:
         for place, (_, line) in enumerate(same.iterrows()):  # side by side where the budget is one
             at = line["flops"] * 1.12 ** (place + 1)
             interval(axis, at, line["chinchilla"], (line["chinchilla_low"], line["chinchilla_high"]), BLUE, markersize=5)
-    last = told.loc[told["flops"].idxmax()]
+    last = told.sort_values("flops").iloc[-1]
     label(axis, "predicted, 95%", (1.12 * last["flops"], last["chinchilla_high"]), BLUE, shift=(14, 60), ha="right")
     if len(held):
         label(axis, "runs", (held["flops"].max(), held["loss"].min()), RED, shift=(-10, -8), ha="right")

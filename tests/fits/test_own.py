@@ -20,9 +20,10 @@ def config_of(row: dict) -> RunConfig:
     own = json.loads(row["settings"]) | {name: row[name] for name in row if name not in ("corpus", "settings", "unique_tokens")}
     shape = {field.name: own[field.name] for field in dataclasses.fields(ModelConfig) if field.name in own}
     fields = {field.name: own[field.name] for field in dataclasses.fields(RunConfig) if field.name in own}
-    more = {"unique_tokens": int(row["unique_tokens"])} if row["arm"].startswith("unique") else {}
+    more: dict[str, Any] = {"unique_tokens": int(row["unique_tokens"])} if row["arm"].startswith("unique") else {}
+    more["teacher"] = own.get("teacher") if row["arm"].startswith("distilled") else None
     whole: dict[str, Any] = fields | more | {"model": ModelConfig(**shape), "tokens": int(row["tokens_asked"])}
-    return RunConfig(**whole | {"teacher": own.get("teacher") if row["arm"].startswith("distilled") else None})
+    return RunConfig(**whole)
 
 
 def test_a_row_of_the_runs_table_is_its_run_to_the_identity():
