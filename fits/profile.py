@@ -194,11 +194,10 @@ def _misfit(residual: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarr
 def _conditional(samples: _Samples, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How theta moves with a quantity of this gradient in the linear picture, (M, p), and the quantity's standard error, (M,)."""
     problem = samples.problem
-    at_bound = (samples.theta <= problem.low) | (
-        samples.theta >= problem.high
-    )  # the others do not move them, and in logs they would move far
+    # A constant at its bound stays there as the others move, but in logs the linear picture would send it far away.
+    inside = (problem.low < samples.theta) & (samples.theta < problem.high)
     itself = np.abs(slope) == np.abs(slope).sum(axis=1, keepdims=True)  # where the quantity is a constant
-    free = (problem.low < problem.high) & (~at_bound | itself)
+    free = (problem.low < problem.high) & (inside | itself)
     jacobian = np.where(free[:, None, :], problems.jacobians(problem, samples.theta), 0.0) * np.sqrt(samples.weights[..., None])
     size = np.linalg.norm(jacobian, axis=1)
     scale = np.maximum(size, 1e-12 * size.max(axis=1, keepdims=True))

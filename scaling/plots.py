@@ -249,6 +249,16 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
             textcoords="offset points",
             color=colour,
         )
+    _effects(axis, marks)
+    _actors(axis, marks)
+    text = f"hollow: today; filled: {max(dates):g} years on"
+    axis.annotate(text, (0.98, 0.98), xycoords="axes fraction", fontsize=8.5, ha="right", va="top", color="#777777")
+    axis.set(xscale="log", xlabel="investment in one training run (US dollars)", ylabel="loss of the curve (nats per token)", title=title)
+    return figure
+
+
+def _effects(axis: Axes, marks: dict[str, float]) -> None:
+    """Arrows from the leader's place of today: across to the same loss for less, down to a lower loss for as much."""
     arrow = {"arrowstyle": "->", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
     axis.annotate(
         "",
@@ -281,8 +291,10 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
         ha="right",
         va="center",
     )
-    text = f"hollow: today; filled: {max(dates):g} years on"
-    axis.annotate(text, (0.98, 0.98), xycoords="axes fraction", fontsize=8.5, ha="right", va="top", color="#777777")
+
+
+def _actors(axis: Axes, marks: dict[str, float]) -> None:
+    """Both actors before and after."""
     for who, colour in (("leader", BLACK), ("follower", PURPLE)):
         for when, fill in (("before", "white"), ("after", colour)):
             axis.plot(marks[f"{who}_usd"], marks[f"{who}_loss_{when}"], "o", color=colour, markerfacecolor=fill, markersize=8, zorder=4)
@@ -293,8 +305,6 @@ def diffusion_figure(table: pd.DataFrame, marks: dict[str, float], title: str) -
             textcoords="offset points",
             color=colour,
         )
-    axis.set(xscale="log", xlabel="investment in one training run (US dollars)", ylabel="loss of the curve (nats per token)", title=title)
-    return figure
 
 
 @_styled
