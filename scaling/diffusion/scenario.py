@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,7 +47,7 @@ Year = Annotated[float, pydantic.BeforeValidator(_year)]
 def _growth(value: Any) -> Any:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ValueError("write a positive growth factor a year, or the name of a trend")
     return float(value)
 

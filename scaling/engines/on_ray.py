@@ -87,6 +87,7 @@ class Board:
 def perform(fields: dict[str, Any], board: Any, parcel: list[Any]) -> dict[str, Any]:
     """A task, in a worker of Ray's: what `scaling.worker` does for the engine `local`."""
     import ray
+    from ray.exceptions import ActorUnavailableError
 
     from scaling.paths import use_compilation_cache
 
@@ -99,12 +100,14 @@ def perform(fields: dict[str, Any], board: Any, parcel: list[Any]) -> dict[str, 
         nonlocal stopped, last
         if time.monotonic() - last > REPORT_SECONDS:
             last = time.monotonic()
-            stopped = ray.get(board.report.remote(task.run, done / steps, list(notes)))
-            notes.clear()
+            with contextlib.suppress(ActorUnavailableError):  # the network hiccups: told the next time
+                stopped = ray.get(board.report.remote(task.run, done / steps, list(notes)))
+                notes.clear()
 
     answer = tasks.perform(task, progress, lambda: stopped, notes.append)
     if notes:
-        ray.get(board.report.remote(task.run, 1.0, notes))
+        with contextlib.suppress(ActorUnavailableError):
+            ray.get(board.report.remote(task.run, 1.0, notes))
     return answer
 
 
@@ -199,8 +202,12 @@ class _Round:
 
     def _hear(self) -> None:
         import ray
+        from ray.exceptions import ActorUnavailableError
 
-        shares, notes = ray.get(self._board.read.remote())
+        try:
+            shares, notes = ray.get(self._board.read.remote())
+        except ActorUnavailableError:  # a node that is lost can reset this connection too; the board is asked again in a moment
+            return
         for run, share in shares.items():
             self._listener.advanced(self._by_run[run], share)
         for note in notes:
@@ -209,10 +216,13 @@ class _Round:
     def _leave(self) -> None:
         """Lets the runs under way leave a checkpoint each; those that have not begun are cancelled."""
         import ray
+        from ray.exceptions import ActorUnavailableError
 
-        ray.get(self._board.stop.remote())
-        deadline = time.monotonic() + GRACE_SECONDS
+        told, deadline = False, time.monotonic() + GRACE_SECONDS
         while self._tasks and time.monotonic() < deadline:
+            if not told:
+                with contextlib.suppress(ActorUnavailableError):
+                    told = ray.get(self._board.stop.remote()) is None
             self._collect(timeout=0.2)
         for ref in self._tasks:
             ray.cancel(ref, force=True)

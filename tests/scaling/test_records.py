@@ -108,11 +108,12 @@ def test_the_record_of_a_branch_is_that_of_the_run_alone(text_folder):
 def test_the_record_of_a_member_is_that_of_the_run_alone_to_rounding(text_folder):
     configs = [config(text_folder), config(text_folder, seed=1)]
     labels = {"run_id", "versions", "memory_predicted"}
-    close = {"loss", "loss_se", "train_loss", "expert_load_max", "flops_realised", "routers"}
+    close = {"loss", "loss_se", "bits_per_byte", "bits_per_byte_se", "train_loss", "expert_load_max", "flops_realised", "routers"}
     for record, own in zip(train_many(configs), configs, strict=True):
         alone = train(own)
         assert_same(record, alone, TIMES | labels | close)
         assert record.loss == pytest.approx(alone.loss, abs=2e-3)
+        assert record.bits_per_byte == pytest.approx(record.loss / np.log(2), rel=1e-6)  # bytes are tokens here
         assert record.routers is not None
         assert alone.routers is not None
         np.testing.assert_allclose(record.routers[0]["load"], alone.routers[0]["load"], atol=2e-3)
