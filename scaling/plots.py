@@ -65,10 +65,18 @@ def save(figure: Figure, path: str | Path, dpi: int = DPI) -> Path:
     temporary = path.with_name(path.name + ".part")
     form = path.suffix.lower().removeprefix(".")
     # Without stamps of software and time the same numbers give the same file.
+    settle(figure)
     stamp = {"pdf": "CreationDate", "svg": "Date"}.get(form, "Software")
     figure.savefig(temporary, format=form if form in ("pdf", "svg") else "png", dpi=dpi, metadata={stamp: None})
     temporary.replace(path)
     return path
+
+
+def settle(figure: Figure) -> None:
+    """Lays a figure out once and for all: the constrained layout would move a little with every drawing, and so would the bytes."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def _axes(width: float = 7.0, height: float = 4.6, columns: int = 1) -> tuple[Figure, list[Axes]]:

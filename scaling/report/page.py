@@ -108,9 +108,10 @@ def _frame(table: pd.DataFrame) -> str:
 
 
 def _figure(figure: Figure, caption: str) -> str:
-    from scaling.plots import DPI
+    from scaling.plots import DPI, settle
 
     buffer = io.BytesIO()
+    settle(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     image = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
