@@ -24,7 +24,7 @@ from scaling.measured import Measurement
 from scaling.measurement import measure_multiplier
 
 RESULTS = Path(__file__).parent / "results"
-MOST_EPOCHS = 50  # the four runs beyond, of 82 and 151 epochs, have learnt their few bytes by heart: 4.7 and 5.7 nats, which no compute of the law is as bad as
+MOST_EPOCHS = 50  # the four runs beyond, of 82 and 151 epochs, have learnt their few bytes by heart: at 4.7 and 5.7 nats their multipliers are below 1/1000
 PARTS = ("positions", "norm", "qk", "activation")
 ARMS = {
     "moe4": "4 experts, top 2",

@@ -167,7 +167,7 @@ def row(record: Mapping[str, Any], teachers: Mapping[str, float], more: Mapping[
 
 
 def settings(config: dict, more: Mapping[str, Any]) -> str:
-    """What a run's configuration sets, as JSON: `RunConfig.from_dict` makes the run of it and of the columns."""
+    """What a run's configuration sets, as JSON; with the columns it makes the run again (tests/fits/test_own.py does so)."""
     plain = {field.name: field.default for kind in (ModelConfig, RunConfig) for field in dataclasses.fields(kind)}
     flat = {key: value for key, value in config.items() if key != "model"} | config["model"]
     shown = {key: value for key, value in flat.items() if key not in COLUMNS and value != plain.get(key)}

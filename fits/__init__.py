@@ -1,7 +1,7 @@
 """What is learned from runs: tables of runs, laws, certified fits with their uncertainty, and curves from the literature.
 
 Public names: read_runs, complete, dataset, dataset_names, fit, compare, leave_budget_out, rolling_extrapolation, ensemble, isoflop, envelope,
-plan_runs, load, published, refitted, own, own_runs, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here
+plan_runs, load, published, refitted, own, shipped, own_runs, multiplier, Curve, Allocation, Law, Ensemble, Proposal, InputError. They load on first use, and nothing here
 imports Flax or Orbax.
 """
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fits.library import own_runs as own_runs
     from fits.library import published as published
     from fits.library import refitted as refitted
+    from fits.library import shipped as shipped
     from fits.planning import Proposal as Proposal
     from fits.planning import plan_runs as plan_runs
     from fits.runs import complete as complete
@@ -60,6 +61,7 @@ _HOME = {
     "published": "fits.library",
     "read_runs": "fits.runs",
     "refitted": "fits.library",
+    "shipped": "fits.library",
     "rolling_extrapolation": "fits.comparison",
 }
 __all__ = list(_HOME)

@@ -36,6 +36,11 @@ def own() -> list[str]:
     return _shelf("own")
 
 
+def shipped() -> list[str]:
+    """Names of all curves that ship with the package: published, refitted, own."""
+    return [name for shelf in SHELVES for name in _shelf(shelf)]
+
+
 def own_runs(where: str | None = None) -> pd.DataFrame:
     """The runs behind the curves of `own`, with all that each was made from; `where` selects rows as in `read_runs`."""
     from fits.runs import read_runs
@@ -52,7 +57,7 @@ def load(name: str | os.PathLike[str], law: Law | None = None) -> Curve:
     path = Path(name)
     if path.suffix == ".json" or path.exists():
         return from_fields(curve_file.read(path), law)
-    known = [each for shelf in SHELVES for each in _shelf(shelf)]
+    known = shipped()
     near = [repr(each) for each in difflib.get_close_matches(str(name), known, 3, 0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(f"curve {str(name)!r} is not known; {hint}`isoloss curves` lists the {len(known)} there are, and files end in .json")

@@ -36,7 +36,7 @@ def one_device_per_core(count: int | None = None) -> int:
 def _tell_xla_of_one_thread() -> None:
     """Where there is one thread XLA is told so, as the sweep's workers are: without a word it keeps a pool of one, whose sums differ in the last bits."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if ONE_THREAD not in flags and int(os.environ.get("NPROC") or cores()) == 1 and not _backend_started():
+    if ONE_THREAD not in flags and (os.environ.get("NPROC") or str(cores())) == "1" and not _backend_started():
         os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()
 
 

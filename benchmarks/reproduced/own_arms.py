@@ -15,7 +15,7 @@ import fits
 from fits.curve import Curve
 from reproduced.drawing import interval, label, note, plain, shades
 from reproduced.entry import OWN, Absent, Drawn, Entry
-from reproduced.own_dense import PROSE, RUNS, dense
+from reproduced.own_dense import RUNS, dense
 from scaling.errors import InputError
 from scaling.measurement import measure_multiplier
 from scaling.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, _axes, _plain_log_ticks, _power_of_ten, _styled
@@ -116,6 +116,15 @@ def _means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table.assign(se=table["std"] / np.sqrt(table["count"])).rename(columns={"mean": "loss", "count": "seeds"}).drop(columns="std")
 
 
+def _compared(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean losses of the widths and budgets that have several values of a column."""
+    table = _means(rows, ["width", "budget", by])
+    table = table[table.groupby(["width", "budget"])[by].transform("nunique") > 1]
+    if table.empty:
+        raise Absent("no runs of these arms beside dense ones yet (benchmarks/plans/arms.toml)")
+    return table
+
+
 def _lines(axis: Axes, table: pd.DataFrame, x: str, groups: list[str], names: Callable[[tuple], str]) -> None:
     """A line a group through means with their standard errors, its name at its start."""
     parts = [(key, part.sort_values(x)) for key, part in table.groupby(groups)]
@@ -127,15 +136,9 @@ def _lines(axis: Axes, table: pd.DataFrame, x: str, groups: list[str], names: Ca
 @_styled
 def experts_figure(draws: int) -> Drawn:
     """Loss against the number of experts at equal budgets; dense is one expert."""
-    runs = pd.concat([dense(), arms()]).drop_duplicates("run_id")
-    rows = runs[runs["arm"].isin(["dense", "moe4", "moe8", "moe16", "moe32", "moe64"])].assign(
-        experts=lambda table: table["experts"].clip(lower=1)
-    )
-    rows = rows[~rows["arm"].eq("dense") | rows["run_id"].isin(dense()["run_id"])]
-    table = _means(rows, ["width", "budget", "experts"])
-    table = table[table.groupby(["width", "budget"])["experts"].transform("nunique") > 1]
-    if table.empty:
-        raise Absent("no runs of these arms beside dense ones yet (benchmarks/plans/arms.toml)")
+    runs = arms()
+    rows = pd.concat([dense(), runs[runs["arm"].isin(["moe4", "moe8", "moe16", "moe32", "moe64"])]])
+    table = _compared(rows.assign(experts=rows["experts"].clip(lower=1)), "experts")
     figure, axes = _axes(10.5, 4.6, columns=table["width"].nunique())
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
         _lines(axis, part, "experts", ["budget"], lambda key: f"{_power_of_ten(key[0])} FLOP")
@@ -200,11 +203,7 @@ def repetition_figure(draws: int) -> Drawn:
     """Loss against epochs at equal budgets: the same tokens seen, fewer of them new."""
     runs = arms()
     rows = pd.concat([dense(), runs[runs["arm"].str.startswith("unique-")]])
-    rows = rows.assign(epochs=(rows["tokens"] / rows["unique_tokens"]).clip(lower=1).round(3))
-    table = _means(rows, ["width", "budget", "epochs"])
-    table = table[table.groupby(["width", "budget"])["epochs"].transform("nunique") > 1]
-    if table.empty:
-        raise Absent("no runs of these arms beside dense ones yet (benchmarks/plans/arms.toml)")
+    table = _compared(rows.assign(epochs=(rows["tokens"] / rows["unique_tokens"]).clip(lower=1).round(3)), "epochs")
     figure, axes = _axes(10.5, 4.6, columns=table["width"].nunique())
     for axis, (width, part) in zip(axes, table.groupby("width"), strict=True):
         _lines(axis, part, "epochs", ["budget"], lambda key: f"{_power_of_ten(key[0])} FLOP")
@@ -260,8 +259,8 @@ def _taught(axis: Axes, part: pd.DataFrame, curve: Curve) -> list[pd.DataFrame]:
 
 
 FIGURES = (
-    Entry("own-multipliers", "what every variant of ours saves or costs in compute at equal loss", multipliers_figure, files=(RUNS, PROSE)),
-    Entry("own-laggard", "the older recipe taken apart", laggard_figure, files=(RUNS, PROSE)),
+    Entry("own-multipliers", "what every variant of ours saves or costs in compute at equal loss", multipliers_figure, files=(RUNS,)),
+    Entry("own-laggard", "the older recipe taken apart", laggard_figure, files=(RUNS,)),
     Entry("own-experts", "our losses against the number of experts", experts_figure, files=(RUNS,)),
     Entry("own-precision", "our losses against bits", precision_figure, files=(RUNS,)),
     Entry("own-distillation", "our students against their teachers", students_figure, files=(RUNS, STUDENTS)),

@@ -19,11 +19,14 @@ TABLES = (".csv", ".gz", ".xz", ".parquet", ".jsonl")
 
 def sections(paths: Sequence[str | Path]) -> list[Section]:
     """The sections of demo folders, stores, curves (.json, or a shipped curve's name) and scenarios (.toml), in that order; a folder stands for what it holds. Raises InputError."""
+    import fits
+
     demos: list[Path] = []
+    names: list[Path] = []
     files: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists() and str(path) in _shipped():
-            files.append(path)
+        if not path.exists() and str(path) in fits.shipped():
+            names.append(path)
             continue
         if not path.exists():
             raise InputError(f"report: {path}: no such file or folder, and no curve of that name (isoloss curves)")
@@ -35,22 +38,11 @@ def sections(paths: Sequence[str | Path]) -> list[Section]:
             files += _within(path) if path.is_dir() else [path]
     found = [section for folder in demos for section in _demo(folder)]
     runs: dict[str, pd.DataFrame] = {}
-    for path in (each for each in files if each.suffix not in (".json", ".toml") and not _is_name(each)):
+    for path in (each for each in files if each.suffix not in (".json", ".toml")):
         section, runs[path.name] = _store(path)
         found.append(section)
-    found += [_curve(path, runs) for path in files if path.suffix == ".json" or _is_name(path)]
+    found += [_curve(path, runs) for path in [*names, *(path for path in files if path.suffix == ".json")]]
     return found + [_scenario(path) for path in files if path.suffix == ".toml"]
-
-
-def _shipped() -> set[str]:
-    """Names of the curves that ship with the package."""
-    import fits
-
-    return {*fits.published(), *fits.refitted(), *fits.own()}
-
-
-def _is_name(path: Path) -> bool:
-    return not path.exists() and str(path) in _shipped()
 
 
 def _within(folder: Path) -> list[Path]:

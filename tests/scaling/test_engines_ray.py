@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 import psutil
 import pytest
@@ -130,3 +131,26 @@ def test_one_run_over_two_hosts_is_the_run_of_one(cluster, text_folder, tmp_path
     alone = sweep([config], tmp_path / "alone.sqlite")
     assert record.loss == pytest.approx(alone["loss"].iloc[0], rel=1e-5)
     assert (tmp_path / "state" / "300" / "files.sha256.json").exists()
+
+
+def test_a_board_out_of_reach_is_asked_again(monkeypatch):
+    """A node that is lost can reset the connection to the board for a moment, which must not end the sweep."""
+    from types import SimpleNamespace
+
+    from scaling.engines.on_ray import _Round
+
+    heard: list[tuple[str, float]] = []
+    round_: Any = _Round.__new__(_Round)
+    round_._board = SimpleNamespace(read=SimpleNamespace(remote=lambda: None))
+    round_._by_run = {"run": "job"}
+    round_._listener = SimpleNamespace(advanced=lambda job, share: heard.append((job, share)), noted=None)
+
+    def unavailable(_):
+        raise ray.exceptions.ActorUnavailableError("connection reset", b"0" * 16)
+
+    monkeypatch.setattr(ray, "get", unavailable)
+    round_._hear()
+    assert not heard
+    monkeypatch.setattr(ray, "get", lambda _: ({"run": 0.5}, []))
+    round_._hear()
+    assert heard == [("job", 0.5)]

@@ -38,6 +38,14 @@ def test_every_built_in_scenario_answers_and_reads_its_numbers(name, tmp_path):
     assert len(found["sensitivities"]["gradients"]) == len(found["sensitivities"]["sobol"]) > 0
 
 
+@pytest.mark.parametrize("growth", [0, -1, float("inf"), float("nan"), 10**400, True])
+def test_a_growth_factor_that_is_none_is_refused(growth):
+    from scaling.diffusion.scenario import TrendTable
+
+    with pytest.raises(ValueError, match="write a positive growth factor a year"):
+        TrendTable(price_performance=growth)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
